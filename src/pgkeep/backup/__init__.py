@@ -1,0 +1,1 @@
+"""Making a backup: plan, read, publish."""

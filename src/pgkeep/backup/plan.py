@@ -1,0 +1,138 @@
+"""What a backup will read: decided from the catalog alone, without any query. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pgkeep.errors import PermissionMissing, PgkeepError, RowsHidden
+from pgkeep.model import Kind, NotKept, TableName
+from pgkeep.postgres.catalog import (
+    PAGE_BYTES,
+    LargeObject,
+    Relation,
+    copy_query,
+    large_object_query,
+)
+
+_LARGE_OBJECTS_IN_A_PART = 2000
+_NAMES_SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class PartRead:
+    """One range to read: `table` is None for large objects, whose range is of oids."""
+
+    table: Relation | None
+    index: int
+    first_page: int
+    end_page: int | None
+    query: str
+    estimated_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class BackupPlan:
+    """Everything that is to be read, largest first, and what cannot be kept."""
+
+    kind: Kind
+    tables: tuple[Relation, ...]
+    parts: tuple[PartRead, ...]
+    large_objects: tuple[LargeObject, ...]
+    not_kept: tuple[NotKept, ...]
+
+    @property
+    def estimated_bytes(self) -> int:
+        return sum(part.estimated_bytes for part in self.parts)
+
+    @property
+    def estimated_rows(self) -> int:
+        return sum(table.estimated_rows for table in self.tables)
+
+
+def plan_backup(
+    kind: Kind,
+    found: Sequence[Relation],
+    large_objects: Sequence[LargeObject],
+    *,
+    part_pages: int,
+) -> BackupPlan:
+    """The plan for a database. Raises when a role could not read all of it."""
+    tables = tuple(relation for relation in found if relation.holds_rows)
+    not_kept = [
+        NotKept(f"rows of foreign table {relation.name}", "they live on another server")
+        for relation in found
+        if relation.kind == "f"
+    ]
+    if not kind.has_data:
+        return BackupPlan(kind, (), (), (), ())
+    _refuse_unreadable(tables)
+    readable = tuple(item for item in large_objects if item.readable)
+    not_kept += [
+        NotKept(f"large object {item.oid}", "this role may not read it")
+        for item in large_objects
+        if not item.readable
+    ]
+    parts = [part for table in tables for part in _table_parts(table, part_pages)]
+    parts += _large_object_parts(readable)
+    parts.sort(key=lambda part: -part.estimated_bytes)
+    return BackupPlan(kind, tables, tuple(parts), readable, tuple(not_kept))
+
+
+def _table_parts(table: Relation, part_pages: int) -> list[PartRead]:
+    pages = -(-table.heap_bytes // PAGE_BYTES)
+    step = _pages_in_a_part(table, part_pages)
+    splittable = table.is_heap and not table.condition and pages > step
+    starts = range(0, pages, step) if splittable else range(1)
+    parts = []
+    for index, first in enumerate(starts):
+        end = first + step if index + 1 < len(starts) else None
+        query = copy_query(table.name, table.columns, table.condition, (first, end))
+        size = table.table_bytes // len(starts)
+        parts.append(PartRead(table, index, first, end, query, size))
+    return parts
+
+
+def _pages_in_a_part(table: Relation, part_pages: int) -> int:
+    """Fewer heap pages where TOAST hangs on them, so that parts are of one size in all."""
+    share = table.heap_bytes / max(table.table_bytes, table.heap_bytes, 1)
+    return max(1, round(part_pages * share))
+
+
+def _large_object_parts(objects: Sequence[LargeObject]) -> list[PartRead]:
+    starts = range(0, len(objects), _LARGE_OBJECTS_IN_A_PART)
+    parts = []
+    for index, start in enumerate(starts):
+        some = objects[start : start + _LARGE_OBJECTS_IN_A_PART]
+        query = large_object_query([item.oid for item in some])
+        parts.append(PartRead(None, index, some[0].oid, None, query, 0))
+    return parts
+
+
+def _refuse_unreadable(tables: Sequence[Relation]) -> None:
+    hidden = [table.name for table in tables if table.rows_hidden and table.readable]
+    closed = [table.name for table in tables if not table.readable]
+    if closed:
+        raise _naming(
+            PermissionMissing,
+            "this role may not read",
+            closed,
+            "Grant it: GRANT pg_read_all_data TO role, or SELECT on the tables and USAGE on their"
+            " schemas. A backup without them would not be whole.",
+        )
+    if hidden:
+        raise _naming(
+            RowsHidden,
+            "row-level security hides rows from this role in",
+            hidden,
+            "Back up as a role with BYPASSRLS, or as the tables' owner where RLS is not forced.",
+        )
+
+
+def _naming(
+    error: type[PgkeepError], what: str, names: Sequence[TableName], hint: str
+) -> PgkeepError:
+    shown = ", ".join(str(name) for name in names[:_NAMES_SHOWN])
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    plural = "table" if len(names) == 1 else f"{len(names)} tables:"
+    return error(f"{what} {plural} {shown}{more}", hint=hint)

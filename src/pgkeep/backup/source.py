@@ -1,0 +1,143 @@
+"""The coordinator's session: one snapshot, exported to the readers, and locks that keep it true."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import LiteralString
+
+from pgkeep.errors import TableChanged
+from pgkeep.model import DatabaseProperties, NotKept, Role, SequenceValue, SnapshotPoint
+from pgkeep.postgres import catalog
+from pgkeep.postgres.address import Address
+from pgkeep.postgres.session import (
+    Connection,
+    connect,
+    lock_timeout_statement,
+    server_major,
+    translated,
+)
+
+_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A database at one moment, held until the block that opened it ends."""
+
+    snapshot: str
+    major: int
+    point: SnapshotPoint
+    properties: DatabaseProperties
+    relations: tuple[catalog.Relation, ...]
+    large_objects: tuple[catalog.LargeObject, ...]
+    sequences: tuple[SequenceValue, ...]
+    roles: tuple[Role, ...]
+    not_kept: tuple[NotKept, ...]
+
+
+@contextmanager
+def open_source(address: Address, *, lock_timeout_seconds: float) -> Iterator[Source]:
+    """Take a snapshot and lock every table against being altered, emptied or dropped.
+
+    A table that was truncated or rewritten between the snapshot and its lock would read as empty
+    (MVCC does not cover that), so the files are compared after locking, and the snapshot is taken
+    again if one differs.
+    """
+    connection = connect(address)
+    with connection, translated(address):
+        connection.execute(lock_timeout_statement(lock_timeout_seconds).encode())
+        for attempt in range(_ATTEMPTS):
+            connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            snapshot = _value(connection, "SELECT pg_catalog.pg_export_snapshot()")
+            found = catalog.relations(connection)
+            _lock(connection, found)
+            changed = [item for item in catalog.relations(connection) if item.rewritten]
+            if not changed:
+                break
+            connection.execute("ROLLBACK")
+            if attempt + 1 == _ATTEMPTS:
+                raise TableChanged(
+                    f"table {changed[0].name} is being rewritten or emptied again and again",
+                    hint="Run the backup again when that is done.",
+                )
+        yield _describe(connection, snapshot, found)
+        connection.execute("ROLLBACK")
+
+
+def _lock(connection: Connection, found: Sequence[catalog.Relation]) -> None:
+    """ACCESS SHARE on every table that can be read, as pg_dump does."""
+    names = [
+        f"ONLY {relation.name.sql}"
+        for relation in found
+        if relation.kind in ("r", "p") and relation.readable
+    ]
+    for start in range(0, len(names), 200):
+        some = ", ".join(names[start : start + 200])
+        connection.execute(f"LOCK TABLE {some} IN ACCESS SHARE MODE".encode())
+
+
+def _describe(connection: Connection, snapshot: str, found: tuple[catalog.Relation, ...]) -> Source:
+    sequences = catalog.sequences(connection)
+    readable = tuple(name for name, may_read in sequences if may_read)
+    return Source(
+        snapshot=snapshot,
+        major=server_major(connection),
+        point=_point(connection),
+        properties=catalog.database_properties(connection),
+        relations=found,
+        large_objects=catalog.large_objects(connection),
+        sequences=catalog.sequence_values(connection, readable),
+        roles=catalog.referenced_roles(connection),
+        not_kept=tuple(
+            NotKept(f"value of sequence {name}", "this role may not read it")
+            for name, may_read in sequences
+            if not may_read
+        ),
+    )
+
+
+def _point(connection: Connection) -> SnapshotPoint:
+    taken = connection.execute("SELECT pg_catalog.transaction_timestamp()").fetchone()
+    assert taken is not None
+    moment: datetime = taken[0]
+    return SnapshotPoint(
+        taken=moment.astimezone(UTC),
+        server_version=_value(connection, "SELECT pg_catalog.current_setting('server_version')"),
+        system_identifier=_where_allowed(
+            connection,
+            "pg_catalog.pg_control_system()",
+            "SELECT system_identifier::text FROM pg_catalog.pg_control_system()",
+        ),
+        timeline=int(
+            _where_allowed(
+                connection,
+                "pg_catalog.pg_control_checkpoint()",
+                "SELECT timeline_id::text FROM pg_catalog.pg_control_checkpoint()",
+            )
+            or 0
+        ),
+        lsn=_value(
+            connection,
+            "SELECT CASE WHEN pg_catalog.pg_is_in_recovery()"
+            " THEN pg_catalog.pg_last_wal_replay_lsn()"
+            " ELSE pg_catalog.pg_current_wal_insert_lsn() END::text",
+        ),
+        snapshot=_value(connection, "SELECT pg_catalog.pg_current_snapshot()::text"),
+    )
+
+
+def _where_allowed(connection: Connection, function: LiteralString, query: LiteralString) -> str:
+    """The value, or nothing where the platform has taken the function away."""
+    row = connection.execute(
+        "SELECT pg_catalog.has_function_privilege(%s, 'EXECUTE')", (function,)
+    ).fetchone()
+    return _value(connection, query) if row and row[0] else ""
+
+
+def _value(connection: Connection, query: LiteralString) -> str:
+    row = connection.execute(query).fetchone()
+    assert row is not None
+    return str(row[0])

@@ -1,0 +1,222 @@
+"""`pgkeep.toml`, read and checked, frozen. Secrets are references; nothing is connected to here."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from pgkeep.errors import ConfigurationError
+
+CONFIG_VARIABLE = "PGKEEP_CONFIG"
+DEFAULT_NAME = "pgkeep.toml"
+
+# Folder names that a repository has for itself: no database may be called so.
+_RESERVED = frozenset({"objects", "keys", "ledger", "condemned", "tmp", "lock"})
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SecretReference(_Frozen):
+    """Where a secret is: exactly one of an environment variable, a file, or a command."""
+
+    env: str | None = None
+    file: Path | None = None
+    command: tuple[str, ...] | None = None
+
+    def model_post_init(self, _: Any, /) -> None:
+        if sum(value is not None for value in (self.env, self.file, self.command)) != 1:
+            raise ValueError("give exactly one of env, file or command")
+
+    def resolve(self, what: str) -> str:
+        """The secret itself, without surrounding white space; `ConfigurationError` if absent."""
+        if self.env is not None:
+            return self._from_environment(what)
+        if self.file is not None:
+            return self._from_file(what, self.file)
+        assert self.command is not None
+        return self._from_command(what, self.command)
+
+    def _from_environment(self, what: str) -> str:
+        value = os.environ.get(self.env or "", "").strip()
+        if not value:
+            raise ConfigurationError(
+                f"{what} is to come from the environment variable {self.env!r}, which is not set",
+                hint=f"Set {self.env}, or name another source in the configuration.",
+            )
+        return value
+
+    @staticmethod
+    def _from_file(what: str, path: Path) -> str:
+        try:
+            status = path.stat()
+            text = path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as exc:
+            raise ConfigurationError(
+                f"{what} is to come from the file {str(path)!r}, which cannot be read",
+                hint=f"{exc}.",
+            ) from exc
+        if status.st_mode & 0o077:
+            raise ConfigurationError(
+                f"{what} is in the file {str(path)!r}, which others may read",
+                hint=f"Run: chmod 600 {path}",
+            )
+        return text
+
+    @staticmethod
+    def _from_command(what: str, command: tuple[str, ...]) -> str:
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        except (OSError, subprocess.TimeoutExpired, IndexError) as exc:
+            raise ConfigurationError(
+                f"{what} is to come from a command that cannot be run", hint=f"{exc}."
+            ) from exc
+        if done.returncode != 0 or not done.stdout.strip():
+            raise ConfigurationError(
+                f"{what} is to come from the command {command[0]!r}, which gave nothing"
+                f" (exit code {done.returncode})",
+                hint=done.stderr.strip()[-200:] or "Run the command by hand.",
+            )
+        return done.stdout.strip()
+
+
+Secret = str | SecretReference
+
+
+def resolve(secret: Secret, what: str) -> str:
+    """The value of a secret that is either written out or referred to."""
+    return secret if isinstance(secret, str) else secret.resolve(what)
+
+
+class DatabaseConfig(_Frozen):
+    """A database to protect."""
+
+    url: Secret
+    jobs: int | None = Field(default=None, ge=1, le=64)
+    """Connections that read at once; one more than the processors of this host if not given."""
+
+
+class RepositoryConfig(_Frozen):
+    """A place where backups are kept."""
+
+    url: str
+
+
+class EncryptionConfig(_Frozen):
+    """To whom backups are sealed, and whose signature is believed."""
+
+    recipients: tuple[str, ...] = ()
+    trusted_signers: tuple[str, ...] = ()
+
+
+class BackupConfig(_Frozen):
+    """How a backup is made."""
+
+    part_pages: int = Field(default=4096, ge=16, le=1 << 20)
+    compression_level: int = Field(default=1, ge=-7, le=19)
+    lock_timeout_seconds: float = Field(default=30, gt=0)
+    max_snapshot_hours: float = Field(default=12, gt=0)
+
+
+class Config(_Frozen):
+    """The whole configuration."""
+
+    state_dir: Path = Field(default_factory=lambda: default_state_dir())
+    postgres_bin_dirs: tuple[Path, ...] = ()
+    databases: dict[Name, DatabaseConfig] = Field(default_factory=dict)
+    repositories: dict[Name, RepositoryConfig] = Field(default_factory=dict)
+    encryption: EncryptionConfig = EncryptionConfig()
+    backup: BackupConfig = BackupConfig()
+    origin: Path | None = None
+    """The file that this was read from."""
+
+    def database(self, name: str) -> DatabaseConfig:
+        """A database by its name; `ConfigurationError` that lists the names if there is none."""
+        try:
+            return self.databases[name]
+        except KeyError:
+            known = ", ".join(sorted(self.databases)) or "none"
+            raise ConfigurationError(
+                f"no database {name!r} is configured (configured: {known})",
+                hint=f"Add [databases.{name}] to {self.origin}, or use one of the names above.",
+            ) from None
+
+    def inline_secrets(self) -> tuple[str, ...]:
+        """Names of databases whose password stands in the file itself."""
+        return tuple(
+            name
+            for name, database in self.databases.items()
+            if isinstance(database.url, str) and _has_password(database.url)
+        )
+
+
+def default_state_dir() -> Path:
+    """The user's state folder, by the XDG convention."""
+    base = os.environ.get("XDG_STATE_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "state") / "pgkeep"
+
+
+def locate(explicit: Path | None, environment: Mapping[str, str] = os.environ) -> Path:
+    """Which file to read: the one named, else the variable's, else here, else the user's."""
+    if explicit is not None:
+        return explicit
+    if named := environment.get(CONFIG_VARIABLE):
+        return Path(named)
+    base = environment.get("XDG_CONFIG_HOME")
+    users = (Path(base) if base else Path.home() / ".config") / "pgkeep" / DEFAULT_NAME
+    here = Path(DEFAULT_NAME)
+    return users if users.exists() and not here.exists() else here
+
+
+def load(path: Path) -> Config:
+    """Read and check a configuration file; every problem is a `ConfigurationError`."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as exc:
+        raise ConfigurationError(
+            f"there is no configuration at {str(path)!r}",
+            hint="Run: pgkeep init, or name a file with --config.",
+        ) from exc
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigurationError(f"cannot read {str(path)!r}", hint=f"{exc}.") from exc
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigurationError(f"{str(path)!r} is not valid TOML: {exc}") from exc
+    return parse(document, origin=path)
+
+
+def parse(document: dict[str, Any], *, origin: Path | None = None) -> Config:
+    """Check a configuration that is already a dictionary."""
+    if "origin" in document:
+        raise ConfigurationError("unknown setting 'origin'")
+    try:
+        config = Config.model_validate({**document, "origin": origin})
+    except ValidationError as exc:
+        raise ConfigurationError(
+            f"the configuration {str(origin)!r} is not right: {_first_problem(exc)}",
+            hint="docs/configuration.md lists every setting.",
+        ) from exc
+    if reserved := _RESERVED.intersection(config.databases):
+        raise ConfigurationError(
+            f"a database cannot be called {min(reserved)!r}: repositories use that name themselves"
+        )
+    return config
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(step) for step in problem["loc"])
+    return f"{where}: {problem['msg'].lower()}" if where else problem["msg"].lower()
+
+
+def _has_password(url: str) -> bool:
+    authority = url.partition("://")[2].partition("/")[0]
+    return ("@" in authority and ":" in authority.rpartition("@")[0]) or "password=" in url

@@ -1,0 +1,1 @@
+"""A shop, a disaster, and the way back."""

@@ -1,0 +1,255 @@
+"""One tree of errors. Each kind has a permanent code, and a hint that says what to do.
+
+A message is one lower-case line without a full stop and with the value that matters; a hint is
+a sentence. Codes are never used twice: people search for them, and scripts match them.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the process answers. Scripts may rely on these."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    ATTENTION = 3
+
+
+class PgkeepError(Exception):
+    """The root of every error that a person is meant to read."""
+
+    code = "E000"
+    exit_code = ExitCode.FAILED
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"[{self.code}] {self.message}"
+
+
+# --- usage and configuration: nothing was touched -----------------------------------------
+
+
+class UsageError(PgkeepError):
+    """The call itself cannot be carried out: options that exclude each other, a bad value."""
+
+    code = "E001"
+    exit_code = ExitCode.USAGE
+
+
+class ConfigurationError(PgkeepError):
+    """The configuration is missing, unreadable or contradicts itself."""
+
+    code = "E002"
+    exit_code = ExitCode.USAGE
+
+
+class ProgramMissing(PgkeepError):
+    """No PostgreSQL program of the needed kind and version was found."""
+
+    code = "E003"
+    exit_code = ExitCode.USAGE
+
+
+# --- reaching and reading a database ------------------------------------------------------
+
+
+class ConnectionFailed(PgkeepError):
+    """The server could not be reached at all."""
+
+    code = "E010"
+
+
+class AuthenticationFailed(ConnectionFailed):
+    """The server refused the role or the password. Never retried: platforms ban the address."""
+
+    code = "E011"
+
+
+class UnknownHost(ConnectionFailed):
+    """The host name does not resolve."""
+
+    code = "E012"
+
+
+class TlsRefused(ConnectionFailed):
+    """An encrypted connection was asked for and could not be made or trusted."""
+
+    code = "E013"
+
+
+class TransactionPooler(ConnectionFailed):
+    """A pooler in transaction mode keeps no session, so no snapshot can be held through it."""
+
+    code = "E014"
+
+
+class ServerUnsupported(PgkeepError):
+    """The server is older than PostgreSQL 14."""
+
+    code = "E015"
+
+
+class DatabaseError(PgkeepError):
+    """The server answered a statement with an error that has no kind of its own here."""
+
+    code = "E020"
+
+
+class PermissionMissing(DatabaseError):
+    """The role may not read (or write) something that is needed."""
+
+    code = "E021"
+
+
+class RowsHidden(DatabaseError):
+    """Row-level security would filter what the role reads: the backup would lack rows."""
+
+    code = "E022"
+
+
+class TableChanged(DatabaseError):
+    """A table was dropped, altered, emptied or locked while the backup was reading it."""
+
+    code = "E023"
+
+
+class ConnectionLost(DatabaseError):
+    """The connection broke while it was in use."""
+
+    code = "E024"
+
+
+class CountMismatch(DatabaseError):
+    """The rows of a table's parts are not the rows that the same snapshot counts."""
+
+    code = "E025"
+
+
+class SnapshotHeldTooLong(DatabaseError):
+    """The backup would have held back the source's vacuum for longer than allowed."""
+
+    code = "E026"
+
+
+class ProgramFailed(PgkeepError):
+    """pg_dump, pg_restore or psql ended with an error."""
+
+    code = "E027"
+
+
+# --- restoring ------------------------------------------------------------------------------
+
+
+class TargetNotReady(PgkeepError):
+    """The target database lacks something that the restore needs (a role, a table, a right)."""
+
+    code = "E040"
+
+
+class TargetNotEmpty(PgkeepError):
+    """The target database already holds something."""
+
+    code = "E041"
+
+
+class RestoreFailed(PgkeepError):
+    """A restore ended before it was complete; the target is marked as incomplete."""
+
+    code = "E042"
+
+
+class ProofFailed(PgkeepError):
+    """What was restored is not what was backed up."""
+
+    code = "E043"
+
+
+# --- sealing --------------------------------------------------------------------------------
+
+
+class KeyMissing(PgkeepError):
+    """No key was given that opens this."""
+
+    code = "E050"
+
+
+class KeyUnusable(PgkeepError):
+    """A key file or recipient cannot be read or understood, or its passphrase is wrong."""
+
+    code = "E051"
+
+
+class NotAuthentic(PgkeepError):
+    """A signature is wrong or missing, or the signer is not one that is trusted."""
+
+    code = "E052"
+
+
+class DamagedObject(PgkeepError):
+    """A stored object's bytes are not those that were written."""
+
+    code = "E053"
+
+
+# --- stores and repositories ----------------------------------------------------------------
+
+
+class StoreError(PgkeepError):
+    """A store could not do what it was asked."""
+
+    code = "E060"
+
+
+class ObjectMissing(StoreError):
+    """The store holds nothing under this name."""
+
+    code = "E061"
+
+
+class StoreFull(StoreError):
+    """The disk or the quota is full. Nothing half-written keeps its final name."""
+
+    code = "E062"
+
+
+class StoreAccessDenied(StoreError):
+    """The store may not be read or written with the rights at hand."""
+
+    code = "E063"
+
+
+class RepositoryMissing(StoreError):
+    """There is no repository at this place (or it cannot be seen)."""
+
+    code = "E064"
+
+
+class RepositoryLocked(StoreError):
+    """Another process is writing to the repository."""
+
+    code = "E065"
+
+
+class RepositoryUnsupported(StoreError):
+    """The repository has a format that this version does not know."""
+
+    code = "E066"
+
+
+class BackupMissing(PgkeepError):
+    """No such backup."""
+
+    code = "E067"
+
+
+class ManifestInvalid(PgkeepError):
+    """A manifest, or a table of contents, does not have the form that it must have."""
+
+    code = "E068"

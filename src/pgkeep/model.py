@@ -1,0 +1,363 @@
+"""The words of pgkeep as types: what a backup is made of. Data only, no behaviour with effects.
+
+Every record is a frozen dataclass that JSON can hold; `pgkeep.repository.manifests` reads and
+writes them. Times are aware and in UTC; sizes are bytes.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from pydantic_core import core_schema
+
+FORMAT = 1
+
+_IDENTIFIER_AS_IT_IS = re.compile(r"[a-z_][a-z0-9_$]*")
+_OBJECT_NAME = re.compile(r"[0-9a-f]{64}")
+_BACKUP_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
+
+
+def quote_identifier(name: str) -> str:
+    """`name` as SQL reads it, always in double quotes, so no keyword list is needed."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+class Kind(StrEnum):
+    """What a backup holds."""
+
+    FULL = "full"
+    SCHEMA = "schema"
+    DATA = "data"
+
+    @property
+    def has_schema(self) -> bool:
+        return self is not Kind.DATA
+
+    @property
+    def has_data(self) -> bool:
+        return self is not Kind.SCHEMA
+
+
+class Tier(StrEnum):
+    """Under which heading a backup is filed, and so how long it is kept."""
+
+    DAILY = "daily"
+    WEEKLY = "weekly"
+    MONTHLY = "monthly"
+    SCHEMA = "schema"
+    MANUAL = "manual"
+
+    def folder(self, moment: datetime) -> str:
+        """The folder for a backup begun at `moment`, as people look for it."""
+        match self:
+            case Tier.WEEKLY:
+                year, week, _ = moment.isocalendar()
+                return f"weekly/week_{week:02}_{year}"
+            case Tier.MONTHLY:
+                return f"monthly/{moment:%Y-%m}"
+            case _:
+                return f"{self.value}/{moment:%Y-%m-%d}"
+
+
+class _CheckedText(str):
+    """Text of one form, checked when it is made, by hand or from JSON."""
+
+    __slots__ = ()
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_after_validator_function(cls, core_schema.str_schema())
+
+
+class ObjectName(_CheckedText):
+    """The SHA-256 of a stored object's bytes, as 64 hexadecimal digits."""
+
+    __slots__ = ()
+
+    def __new__(cls, value: str) -> ObjectName:
+        if not _OBJECT_NAME.fullmatch(value):
+            raise ValueError(f"not an object name: {value!r}")
+        return super().__new__(cls, value)
+
+    @property
+    def path(self) -> str:
+        return f"objects/{self[:2]}/{self}"
+
+
+class BackupId(_CheckedText):
+    """When a backup began (UTC) and eight random digits: sorts by time, never collides."""
+
+    __slots__ = ()
+
+    def __new__(cls, value: str) -> BackupId:
+        if not _BACKUP_ID.fullmatch(value):
+            raise ValueError(f"not a backup id: {value!r}")
+        return super().__new__(cls, value)
+
+    @classmethod
+    def begin(cls, moment: datetime) -> BackupId:
+        return cls(f"{moment.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}")
+
+
+class Lsn(str):
+    """A position in the write-ahead log, as PostgreSQL writes it: `0/16B3748`."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TableName:
+    """A relation by schema and name, unquoted."""
+
+    schema: str
+    name: str
+
+    @property
+    def sql(self) -> str:
+        return f"{quote_identifier(self.schema)}.{quote_identifier(self.name)}"
+
+    def __str__(self) -> str:
+        """As PostgreSQL would print it: quoted only where it must be."""
+        return ".".join(
+            part if _IDENTIFIER_AS_IT_IS.fullmatch(part) else quote_identifier(part)
+            for part in (self.schema, self.name)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """A file in the store: its name and its size."""
+
+    name: ObjectName
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SealedStream:
+    """Bytes kept as one or more objects, in order: what they were, and how to check them.
+
+    `blake3` is over the plain bytes of all objects together, hexadecimal.
+    """
+
+    objects: tuple[StoredObject, ...]
+    plain_bytes: int
+    blake3: str
+
+    @property
+    def stored_bytes(self) -> int:
+        return sum(item.size_bytes for item in self.objects)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table, as the catalog of the snapshot has it."""
+
+    name: str
+    type: str
+    not_null: bool = False
+    collation: str = ""
+    default: str = ""
+    identity: str = ""
+    generated: str = ""
+
+    @property
+    def is_stored_in_copy(self) -> bool:
+        """Generated columns are computed anew; COPY neither reads nor takes them."""
+        return not self.generated
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The rows of a table between two heap pages, as COPY text.
+
+    `first_page` is inclusive, `end_page` exclusive and None for the last part of a table, which
+    has no end: pages added since the plan was made are in it.
+    """
+
+    first_page: int
+    end_page: int | None
+    rows: int
+    text: SealedStream
+
+
+@dataclass(frozen=True, slots=True)
+class TableContents:
+    """A table that holds rows of its own, with all parts of it.
+
+    `condition` is the WHERE clause under which an extension asked for its table's rows to be
+    kept, and empty otherwise. `constraints` are the table's own (primary key, unique, check) as
+    `pg_get_constraintdef` writes them.
+    """
+
+    name: TableName
+    columns: tuple[Column, ...]
+    rows: int
+    heap_bytes: int
+    parts: tuple[Part, ...]
+    condition: str = ""
+    constraints: tuple[str, ...] = ()
+    unlogged: bool = False
+
+    @property
+    def text_bytes(self) -> int:
+        return sum(part.text.plain_bytes for part in self.parts)
+
+    @property
+    def stored_bytes(self) -> int:
+        return sum(part.text.stored_bytes for part in self.parts)
+
+    @property
+    def copied_columns(self) -> tuple[Column, ...]:
+        return tuple(column for column in self.columns if column.is_stored_in_copy)
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceValue:
+    """Where a sequence stood."""
+
+    name: TableName
+    last_value: int
+    is_called: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LargeObjects:
+    """All large objects: who owns them, and their bytes as COPY text of (oid, offset, bytes)."""
+
+    owners: tuple[tuple[int, str], ...] = ()
+    comments: tuple[tuple[int, str], ...] = ()
+    grants: tuple[tuple[int, str], ...] = ()
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        return sum(part.rows for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """A role on which something in the database depends, without its password."""
+
+    name: str
+    attributes: str
+    member_of: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotPoint:
+    """Which moment of which server a backup shows."""
+
+    taken: datetime
+    server_version: str
+    system_identifier: str
+    timeline: int
+    lsn: str
+    snapshot: str
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseProperties:
+    """What belongs to the database itself and to no schema in it."""
+
+    name: str
+    encoding: str
+    collate: str
+    ctype: str
+    size_bytes: int
+    settings: tuple[tuple[str, str, str], ...] = ()
+    """(role or '', parameter, value) of ALTER DATABASE ... SET and ALTER ROLE ... IN DATABASE."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotKept:
+    """Something that the database has and the backup has not, and why."""
+
+    what: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """The private table of contents of a backup: sealed, since it names things."""
+
+    format: int
+    backup: BackupId
+    point: SnapshotPoint
+    database: DatabaseProperties
+    schema: SealedStream | None
+    roles_script: SealedStream | None
+    roles: tuple[Role, ...]
+    tables: tuple[TableContents, ...]
+    sequences: tuple[SequenceValue, ...]
+    large_objects: LargeObjects
+    populated_matviews: tuple[TableName, ...]
+    not_kept: tuple[NotKept, ...]
+
+    @property
+    def rows(self) -> int:
+        return sum(table.rows for table in self.tables)
+
+    def streams(self) -> tuple[SealedStream, ...]:
+        """Every sealed stream that the contents name."""
+        return (
+            *(stream for stream in (self.schema, self.roles_script) if stream is not None),
+            *(part.text for table in self.tables for part in table.parts),
+            *(part.text for part in self.large_objects.parts),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sizes of a backup. They are public: whoever sees the store could add them up anyway."""
+
+    tables: int
+    rows: int
+    large_objects: int
+    database_bytes: int
+    text_bytes: int
+    stored_bytes: int
+    parts_read: int
+    parts_reused: int
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The public, signed list that makes objects a backup. It names no table and no column."""
+
+    format: int
+    backup: BackupId
+    database: str
+    kind: Kind
+    tier: Tier
+    sequence: int
+    previous: str
+    host: str
+    tool: str
+    server_version: str
+    started: datetime
+    finished: datetime
+    seconds: float
+    epoch: str
+    contents: tuple[StoredObject, ...]
+    script: tuple[StoredObject, ...]
+    objects: tuple[StoredObject, ...]
+    totals: Totals
+    not_kept: int = 0
+    """How many things of the database are not in the backup; the contents say which and why."""
+
+    @property
+    def folder(self) -> str:
+        return f"{self.database}/{self.tier.folder(self.started)}/{self.backup}"
+
+    @property
+    def path(self) -> str:
+        return f"{self.folder}/manifest.json"
+
+    @property
+    def all_objects(self) -> tuple[StoredObject, ...]:
+        return (*self.contents, *self.script, *self.objects)

@@ -1,0 +1,1 @@
+"""All that speaks to PostgreSQL or runs its programs."""

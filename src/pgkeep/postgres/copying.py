@@ -1,0 +1,201 @@
+"""Rows out of a database and into one, as COPY text.
+
+Reading goes through `psql`: its C loop takes 1.6 CPU-seconds for 7 million narrow rows where the
+same loop over libpq in Python takes 3.7 (docs/decisions.md), and it waits in a process of its
+own, so threads are enough here.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import re
+import secrets
+import subprocess
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import IO, Self
+
+from pgkeep.errors import ConnectionLost, PgkeepError
+from pgkeep.postgres.address import Address, client_access
+from pgkeep.postgres.programs import Programs
+from pgkeep.postgres.session import (
+    SESSION_SETTINGS,
+    connection_error,
+    lock_timeout_statement,
+    statement_error,
+)
+
+_CHUNK_BYTES = 1 << 20
+_MARKER_BYTES = 33  # a nonce of 32 digits and a line break
+_ERROR_TEXT_BYTES = 64 << 10
+
+
+class CopyReader:
+    """One psql process that runs `COPY ... TO STDOUT`, one query after another.
+
+    With `snapshot`, all of them see that exported snapshot. Used by one thread at a time; only
+    `abort` may be called from another. The process ends when ours does, however that ends, since
+    its standard input closes.
+    """
+
+    def __init__(
+        self,
+        programs: Programs,
+        address: Address,
+        *,
+        snapshot: str | None = None,
+        lock_timeout_seconds: float = 30,
+    ) -> None:
+        self._address = address
+        self._buffer = bytearray(_CHUNK_BYTES + _MARKER_BYTES)
+        self._lines = 0
+        self._errors = bytearray()
+        with client_access(address) as access:
+            self._process = subprocess.Popen(
+                [
+                    programs.path("psql"),
+                    *("-X", "-q", "-A", "-t", "-w", "-v", "ON_ERROR_STOP=1"),
+                    *("-v", "VERBOSITY=verbose", "-f", "-", "-d", access.dbname),
+                ],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                env=access.environment,
+                pass_fds=access.pass_fds,
+                start_new_session=True,  # Ctrl-C is for us; we end it
+            )
+            self._listener = threading.Thread(target=self._collect_errors, daemon=True)
+            self._listener.start()
+            with suppress(OSError):  # an unprivileged user may have reached a limit
+                fcntl.fcntl(self._stdout.fileno(), fcntl.F_SETPIPE_SZ, _CHUNK_BYTES)
+            try:
+                self._begin(snapshot, lock_timeout_seconds)
+            except BaseException:
+                self.abort()
+                raise
+
+    @property
+    def lines(self) -> int:
+        """How many line breaks, and so rows, the current query has given so far."""
+        return self._lines
+
+    def read(self, query: str) -> Iterator[memoryview]:
+        """The text that `COPY (query) TO STDOUT` gives, in pieces of about 1 MiB.
+
+        A piece is valid until the next one is asked for. Rows end in a line break, and no other
+        line breaks occur: COPY text escapes them.
+        """
+        nonce = secrets.token_hex(16)
+        # The line break keeps a comment at the query's end from swallowing what follows.
+        self._send(f"COPY ({query}\n) TO STDOUT;\n\\qecho {nonce}\n")
+        return self._pieces(nonce.encode())
+
+    def execute(self, statements: Iterable[str]) -> None:
+        """Run statements that give no rows."""
+        nonce = secrets.token_hex(16)
+        self._send("".join(f"{one};\n" for one in statements) + f"\\qecho {nonce}\n")
+        for _ in self._pieces(nonce.encode()):
+            pass
+
+    def close(self) -> None:
+        """End the session in order."""
+        with suppress(OSError):
+            self._stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=5)
+        self.abort()
+
+    def abort(self) -> None:
+        """End the process at once; a thread that is reading gets an error."""
+        with suppress(OSError):
+            self._process.kill()
+        self._process.wait()
+        self._listener.join(timeout=5)
+        for stream in (self._stdin, self._stdout):
+            with suppress(OSError):
+                stream.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def _stdin(self) -> IO[bytes]:
+        assert self._process.stdin is not None
+        return self._process.stdin
+
+    @property
+    def _stdout(self) -> IO[bytes]:
+        assert self._process.stdout is not None
+        return self._process.stdout
+
+    def _begin(self, snapshot: str | None, lock_timeout_seconds: float) -> None:
+        statements: list[str] = [*SESSION_SETTINGS, lock_timeout_statement(lock_timeout_seconds)]
+        statements.append("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        if snapshot is not None:
+            statements.append(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
+        self.execute(statements)
+
+    def _send(self, text: str) -> None:
+        try:
+            data = memoryview(text.encode())
+            while data:
+                data = data[self._stdin.write(data) :]
+        except (BrokenPipeError, ValueError) as exc:
+            raise self._failure() from exc
+
+    def _pieces(self, nonce: bytes) -> Iterator[memoryview]:
+        """What comes before the marker line. The end of the buffer is held back for it."""
+        buffer, view, filled = self._buffer, memoryview(self._buffer), 0
+        self._lines = 0
+        while True:
+            try:
+                count = self._stdout.readinto(view[filled:])  # type: ignore[attr-defined]
+            except ValueError:
+                count = 0  # closed by abort()
+            if not count:
+                raise self._failure()
+            filled += count
+            at = filled - _MARKER_BYTES
+            if at >= 0 and buffer.startswith(nonce, at, filled):
+                self._lines += buffer.count(b"\n", 0, at)
+                if at:
+                    yield view[:at]
+                return
+            if filled > _CHUNK_BYTES // 2:
+                ready = filled - _MARKER_BYTES
+                self._lines += buffer.count(b"\n", 0, ready)
+                yield view[:ready]
+                view[:_MARKER_BYTES] = view[ready:filled]
+                filled = _MARKER_BYTES
+
+    def _collect_errors(self) -> None:
+        assert self._process.stderr is not None
+        with self._process.stderr as stream:
+            while piece := stream.read(4096):
+                self._errors = (self._errors + piece)[-_ERROR_TEXT_BYTES:]
+
+    def _failure(self) -> PgkeepError:
+        """Why psql ended, from what it wrote on standard error."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=10)
+        self._listener.join(timeout=5)
+        return psql_error(self._errors.decode("utf-8", "replace"), self._address)
+
+
+def psql_error(text: str, address: Address) -> PgkeepError:
+    """The kind of the first error that psql (VERBOSITY=verbose) wrote, as one of ours."""
+    found = re.search(r"(?:ERROR|FATAL|PANIC):\s+([0-9A-Z]{5}): (.*)", text)
+    if found:
+        return statement_error(found[1], found[2].strip(), address)
+    if re.search(r"connection to server|could not translate|psql: error", text):
+        return connection_error(re.sub(r"psql: error:\s*", "", text), address)
+    last = text.strip().splitlines()[-1] if text.strip() else "psql ended without a word"
+    return ConnectionLost(
+        f"the connection to {address} was lost: {last}",
+        hint="Run the same command again; nothing that was stored is lost.",
+    )

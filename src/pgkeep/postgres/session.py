@@ -1,0 +1,203 @@
+"""Connections for pgkeep's own statements, and the one place where driver errors end."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+from psycopg.rows import TupleRow
+
+from pgkeep.errors import (
+    AuthenticationFailed,
+    ConnectionFailed,
+    ConnectionLost,
+    DatabaseError,
+    PermissionMissing,
+    PgkeepError,
+    RowsHidden,
+    ServerUnsupported,
+    StoreFull,
+    TableChanged,
+    TlsRefused,
+    TransactionPooler,
+    UnknownHost,
+)
+from pgkeep.postgres.address import Address
+
+Connection = psycopg.Connection[TupleRow]
+
+OLDEST_MAJOR = 14
+
+# What the text of a row depends on, and what would end a long read, fixed in every session.
+# Set by statements: poolers drop startup options.
+SESSION_SETTINGS = (
+    "SET statement_timeout = 0",
+    "SET idle_in_transaction_session_timeout = 0",
+    "SET client_encoding = 'UTF8'",
+    "SET client_min_messages = 'error'",
+    "SET standard_conforming_strings = on",
+    "SET row_security = off",
+    "SET extra_float_digits = 3",
+    "SET DateStyle = 'ISO'",
+    "SET IntervalStyle = 'postgres'",
+    "SET TimeZone = 'UTC'",
+    "SET bytea_output = 'hex'",
+    "SET xmlbinary = 'base64'",
+    "SET lc_monetary = 'C'",
+    "SET search_path = ''",
+)
+
+
+def lock_timeout_statement(seconds: float) -> str:
+    """Give up waiting for a lock after so many seconds."""
+    return f"SET lock_timeout = {round(seconds * 1000)}"
+
+
+def connect(address: Address, *, autocommit: bool = True) -> Connection:
+    """One try, never a second: platforms ban an address after two refused passwords."""
+    address.refuse_transaction_pooler()
+    try:
+        connection = psycopg.connect(
+            address.conninfo, autocommit=autocommit, prepare_threshold=None
+        )
+    except psycopg.Error as exc:
+        raise connection_error(str(exc), address) from exc
+    except UnicodeError as exc:  # a host name that cannot be one
+        raise UnknownHost(f"host {address.host!r} is not a host name") from exc
+    try:
+        with translated(address):
+            _check_major(connection)
+            for statement in SESSION_SETTINGS:
+                connection.execute(statement.encode())
+            if not autocommit:
+                connection.commit()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def server_major(connection: Connection) -> int:
+    """The major version of the server, as in 17."""
+    return connection.info.server_version // 10000
+
+
+def _check_major(connection: Connection) -> None:
+    major = server_major(connection)
+    if major < OLDEST_MAJOR:
+        raise ServerUnsupported(
+            f"the server is PostgreSQL {major}, and {OLDEST_MAJOR} is the oldest that is supported",
+            hint="Upgrade the server; its makers no longer mend it either.",
+        )
+
+
+@contextmanager
+def translated(address: Address) -> Iterator[None]:
+    """Turn the driver's exceptions into ours, once, at this border."""
+    try:
+        yield
+    except psycopg.Error as exc:
+        raise statement_error(exc.sqlstate, _first_line(exc), address) from exc
+
+
+def _first_line(error: psycopg.Error) -> str:
+    message = error.diag.message_primary or str(error).strip() or type(error).__name__
+    return message.splitlines()[0]
+
+
+def connection_error(text: str, address: Address) -> PgkeepError:
+    """The kind of a failed connection, from libpq's message (which carries no code)."""
+    message = text.strip().splitlines()[-1] if text.strip() else "no reason given"
+    message = re.sub(r"^.*?(FATAL|ERROR):\s+", "", message)
+    for pattern, build in _CONNECTION_ERRORS:
+        if re.search(pattern, text, re.IGNORECASE):
+            return build(message, address)
+    return ConnectionFailed(
+        f"cannot connect to {address}: {message}",
+        hint="Is the server up, and may this machine reach it?",
+    )
+
+
+def _authentication(message: str, address: Address) -> PgkeepError:
+    return AuthenticationFailed(
+        f"{address}: the server refused the login: {message}",
+        hint="Check user and password before the next try: some platforms ban an address after"
+        " two wrong ones. pgkeep has not tried again.",
+    )
+
+
+def _unknown_host(_: str, address: Address) -> PgkeepError:
+    return UnknownHost(
+        f"host {address.host!r} is not known", hint="Check the spelling of the host in the URL."
+    )
+
+
+def _tls(message: str, address: Address) -> PgkeepError:
+    return TlsRefused(
+        f"{address}: no trusted encrypted connection: {message}",
+        hint="Use a server with TLS, or add sslmode=disable to the URL if the network is private."
+        " For a private root certificate, add sslrootcert=FILE.",
+    )
+
+
+def _pooler(message: str, address: Address) -> PgkeepError:
+    return TransactionPooler(
+        f"{address}: {message}", hint="Use the direct connection or the session pooler (port 5432)."
+    )
+
+
+def _missing_database(message: str, address: Address) -> PgkeepError:
+    return ConnectionFailed(
+        f"cannot connect to {address}: {message}", hint="Create the database, or correct the URL."
+    )
+
+
+_CONNECTION_ERRORS = (
+    (r"password authentication failed|no password supplied|authentication failed"
+     r"|role .* does not exist|fe_sendauth", _authentication),
+    (r"could not translate host name|name or service not known|no address associated"
+     r"|nodename nor servname|failed to resolve host|temporary failure in name", _unknown_host),
+    (r"server does not support SSL|certificate|SSL error|sslmode|root\.crt"
+     r"|no encryption|SSL off|SSL connection", _tls),
+    (r"database .* does not exist", _missing_database),
+    (r"prepared statement .* does not exist|transaction pool", _pooler),
+)  # fmt: skip
+
+
+def statement_error(sqlstate: str | None, message: str, address: Address) -> PgkeepError:
+    """The kind of a failed statement, from its SQLSTATE (PostgreSQL manual, appendix A)."""
+    state = sqlstate or ""
+    if "row-level security" in message:
+        return RowsHidden(
+            message,
+            hint="Back up as a role that sees every row: the owner of the table (if RLS is not"
+            " forced), or a role with BYPASSRLS.",
+        )
+    if state == "42501":
+        return PermissionMissing(message, hint=f"Grant the right to role {address.user!r}.")
+    if state in _CHANGED:
+        return TableChanged(message, hint=_CHANGED[state])
+    if state == "53100":
+        return StoreFull(f"the server's disk is full: {message}", hint="Free space there.")
+    if not state or state.startswith(("08", "57P")):
+        return ConnectionLost(
+            f"the connection to {address} was lost: {message}",
+            hint="Run the same command again; nothing that was stored is lost.",
+        )
+    if state == "53200" and "shared memory" in message:
+        return DatabaseError(
+            message, hint="Raise max_locks_per_transaction on the server: one lock a table is held."
+        )
+    return DatabaseError(f"{message} (SQLSTATE {state})")
+
+
+_CHANGED = {
+    "42P01": "It was dropped or renamed while it was being read. Run the backup again.",
+    "42703": "It was altered while it was being read. Run the backup again.",
+    "55P03": "Somebody is waiting to alter or drop it, and pgkeep gave way. Run the backup again"
+    " when that is done.",
+    "40P01": "Somebody is altering it. Run the backup again when that is done.",
+    "40001": "It was altered while it was being read. Run the backup again.",
+}

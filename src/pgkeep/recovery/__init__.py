@@ -1,0 +1,1 @@
+"""Getting a database back: plan, load, prove, export."""

@@ -1,0 +1,235 @@
+"""Filling the target: rows in, indexes as soon as a table is full, rows read back for the proof.
+
+An index takes longest (three quarters of a restore, measured), so it begins the moment that its
+table is full, while other tables still load; reading back fills what time is left.
+"""
+
+from __future__ import annotations
+
+import queue
+import secrets
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+
+from pgkeep.errors import DamagedObject, PgkeepError
+from pgkeep.events import StageBegan, StageEnded
+from pgkeep.model import Part, TableName
+from pgkeep.postgres.archive import Entry, use_list
+from pgkeep.postgres.copying import CopyReader
+from pgkeep.postgres.dumping import run_script, script_from_archive
+from pgkeep.recovery import load, proof
+from pgkeep.recovery.digest import RowSum
+from pgkeep.recovery.load import TargetSessions
+from pgkeep.recovery.plan import TableRestore
+from pgkeep.recovery.proof import TableProof
+from pgkeep.recovery.request import Lost, Run
+from pgkeep.recovery.schedule import Task, Urgency, run_tasks
+
+LARGE_OBJECTS = TableName("pg_catalog", "pg_largeobject")
+
+# More memory makes index builds faster, but a small server must not be driven out of its own:
+# shared_buffers tells how large it is.
+_INDEX_MEMORY = """
+    SELECT pg_catalog.set_config('maintenance_work_mem', GREATEST(
+        pg_catalog.pg_size_bytes(pg_catalog.current_setting('maintenance_work_mem')),
+        LEAST(pg_catalog.pg_size_bytes(pg_catalog.current_setting('shared_buffers')) / 2, 1 << 29)
+    ) / 1024 || 'kB', false);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """The tables as stored and as read back, the ones that were analyzed, and what is lost."""
+
+    tables: tuple[TableProof, ...]
+    analyzed: frozenset[TableName]
+    lost: tuple[Lost, ...]
+
+
+def fill(run: Run, missing: tuple[Lost, ...]) -> Filled:
+    """Load, index and read back everything in the plan."""
+    run.reporter.report(StageBegan(load.STAGE, run.plan.text_bytes, run.plan.rows))
+    filling = _Filling(run, list(missing))
+    try:
+        run_tasks(filling.first_tasks(), workers=run.request.jobs, on_error=filling.abort)
+        filling.set_sequences_and_objects()
+    finally:
+        filling.close()
+    run.reporter.report(StageEnded(load.STAGE, f"{run.plan.rows:,} rows"))
+    return filling.result()
+
+
+@dataclass(slots=True)
+class _Table:
+    """A table under way: what of it is still to come."""
+
+    plan: TableRestore
+    parts_left: int
+    indexes_left: int
+    stored: RowSum = field(default_factory=RowSum)
+    restored: RowSum = field(default_factory=RowSum)
+
+
+class _Filling:
+    def __init__(self, run: Run, lost: list[Lost]) -> None:
+        self._run = run
+        self._lost = lost
+        self._seed = secrets.randbits(64)
+        self._lock = threading.Lock()
+        self._analyzed: set[TableName] = set()
+        self._sessions = TargetSessions(run.request.target, _session_settings(run))
+        self._readers = _Readers(run)
+        self._tables = [
+            _Table(table, len(table.source.parts), len(table.indexes)) for table in run.plan.tables
+        ]
+        self._objects: tuple[RowSum, RowSum] | None = None
+
+    def first_tasks(self) -> Iterator[Task]:
+        for table in self._tables:
+            for part in table.plan.source.parts:
+                yield Task(
+                    Urgency.LOAD,
+                    -table.plan.source.text_bytes,
+                    partial(self._load, table, part),
+                )
+        if self._run.plan.large_objects.parts:
+            yield Task(Urgency.LOAD, 0, self._load_large_objects)
+
+    def abort(self) -> None:
+        self._sessions.abort()
+        self._readers.close()
+
+    def close(self) -> None:
+        self._readers.close()
+        self._sessions.close()
+
+    def set_sequences_and_objects(self) -> None:
+        load.set_sequences(self._sessions, self._run.plan.sequences)
+        load.set_large_object_properties(
+            self._sessions,
+            self._run.plan.large_objects,
+            owners=self._run.request.owners,
+            privileges=self._run.request.privileges,
+        )
+
+    def result(self) -> Filled:
+        tables = [TableProof(t.plan.name, t.stored, t.restored) for t in self._tables]
+        if self._objects is not None:
+            tables.append(TableProof(LARGE_OBJECTS, *self._objects))
+        return Filled(tuple(tables), frozenset(self._analyzed), tuple(self._lost))
+
+    # --- tasks: each returns those that can begin once it is done -------------------------------
+
+    def _load(self, table: _Table, part: Part) -> Iterable[Task]:
+        run = self._run
+        try:
+            stored = load.load_part(
+                self._sessions, run.request.sealed, table.plan, part, self._seed, run.reporter
+            )
+        except PgkeepError as exc:
+            stored = RowSum()
+            self._note_damage(f"table {table.plan.source.name}", exc)
+        with self._lock:
+            table.stored += stored
+            table.parts_left -= 1
+            if table.parts_left:
+                return ()
+        size = -table.plan.source.text_bytes
+        build = [
+            Task(Urgency.INDEX, size, partial(self._index, table, entry))
+            for entry in table.plan.indexes
+        ]
+        return (*build, Task(Urgency.COMPARE, size, partial(self._read_back, table)))
+
+    def _index(self, table: _Table, entry: Entry) -> Iterable[Task]:
+        run = self._run
+        script = script_from_archive(
+            run.programs,
+            run.archive_bytes,
+            run.request.archive_options,
+            use_list=use_list([entry]),
+        )
+        run_script(run.programs, run.request.target, _INDEX_MEMORY.encode() + script)
+        with self._lock:
+            table.indexes_left -= 1
+            if table.indexes_left:
+                return ()
+        return (Task(Urgency.FINISH, 0, partial(self._analyze, table)),)
+
+    def _analyze(self, table: _Table) -> Iterable[Task]:
+        with self._sessions.borrow() as connection:
+            connection.execute(f"ANALYZE {table.plan.name.sql}".encode())
+        self._analyzed.add(table.plan.name)
+        return ()
+
+    def _read_back(self, table: _Table) -> Iterable[Task]:
+        with self._readers.borrow() as reader:
+            table.restored = proof.read_back(reader, table.plan, self._seed, self._run.reporter)
+        return ()
+
+    def _load_large_objects(self) -> Iterable[Task]:
+        run, objects = self._run, self._run.plan.large_objects
+        try:
+            stored = load.load_large_objects(
+                self._sessions, run.request.sealed, objects, self._seed, run.reporter
+            )
+        except PgkeepError as exc:
+            self._note_damage("large objects", exc)
+            return ()
+        return (Task(Urgency.COMPARE, 0, partial(self._read_back_large_objects, stored)),)
+
+    def _read_back_large_objects(self, stored: RowSum) -> Iterable[Task]:
+        run = self._run
+        with self._readers.borrow() as reader:
+            restored = proof.read_back_large_objects(
+                reader, run.plan.large_objects, self._seed, run.reporter
+            )
+        self._objects = (stored, restored)
+        return ()
+
+    def _note_damage(self, what: str, error: PgkeepError) -> None:
+        """Remember what is lost and go on, or raise an error that names what it belongs to."""
+        if not load.is_damage(error):
+            raise error
+        if not self._run.request.go_on_after_damage:
+            raise DamagedObject(
+                f"{error.message}; it belongs to {what}",
+                hint="Use another copy or backup, or restore all the rest with"
+                " --go-on-after-damage.",
+            ) from error
+        with self._lock:
+            if all(item.what != what for item in self._lost):
+                self._lost.append(Lost(what, error.message))
+
+
+def _session_settings(run: Run) -> tuple[str, ...]:
+    """Rows alone go into tables whose triggers and foreign keys are there: keep those quiet."""
+    return () if run.scope.schema else ("SET session_replication_role = replica",)
+
+
+class _Readers:
+    """psql sessions on the target; each is used by one thread at a time."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._idle: queue.SimpleQueue[CopyReader] = queue.SimpleQueue()
+        self._all: list[CopyReader] = []
+
+    @contextmanager
+    def borrow(self) -> Iterator[CopyReader]:
+        try:
+            reader = self._idle.get_nowait()
+        except queue.Empty:
+            reader = CopyReader(self._run.programs, self._run.request.target)
+            self._all.append(reader)
+        reader.execute(["COMMIT", "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"])
+        yield reader
+        self._idle.put(reader)
+
+    def close(self) -> None:
+        for reader in self._all:
+            with suppress(PgkeepError):
+                reader.abort()

@@ -1,0 +1,169 @@
+"""Rows from the repository into a target, each file checked, each row counted and hashed."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from pgkeep.errors import DamagedObject, ObjectMissing, PgkeepError, RestoreFailed
+from pgkeep.events import Progressed, Reporter
+from pgkeep.model import LargeObjects, Part, SequenceValue
+from pgkeep.postgres.address import Address
+from pgkeep.postgres.session import Connection, connect, translated
+from pgkeep.postgres.statements import (
+    COPY_LARGE_OBJECTS_IN,
+    CREATE_LARGE_OBJECT_STAGING,
+    LARGE_OBJECTS_FROM_STAGING,
+    copy_in,
+    large_object_properties,
+    set_sequence,
+)
+from pgkeep.recovery.digest import RowDigest, RowSum
+from pgkeep.recovery.plan import TableRestore
+from pgkeep.repository.objects import read_stream
+from pgkeep.repository.repository import Repository
+from pgkeep.sealing import X25519Identity
+
+STAGE = "restoring"
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """Where the backup's objects are, and the key that opens them."""
+
+    repository: Repository
+    identities: Sequence[X25519Identity]
+
+    def text(self, part: Part) -> Iterator[bytes]:
+        """The COPY text of a part; see `read_stream` about the end."""
+        return read_stream(self.repository.store, part.text, self.identities)
+
+
+class TargetSessions:
+    """Connections to the target, made when needed, lent to one thread at a time."""
+
+    def __init__(self, address: Address, settings: Sequence[str] = ()) -> None:
+        self._address = address
+        self._settings = ("SET synchronous_commit = off", *settings)
+        self._idle: queue.SimpleQueue[Connection] = queue.SimpleQueue()
+        self._all: list[Connection] = []
+
+    @property
+    def address(self) -> Address:
+        return self._address
+
+    @contextmanager
+    def borrow(self) -> Iterator[Connection]:
+        """A connection; driver errors that leave the block are translated."""
+        try:
+            connection = self._idle.get_nowait()
+        except queue.Empty:
+            connection = connect(self._address)
+            self._all.append(connection)
+            with translated(self._address):
+                for statement in self._settings:
+                    connection.execute(statement.encode())
+        with translated(self._address):
+            yield connection
+        self._idle.put(connection)
+
+    def abort(self) -> None:
+        """Ask the server to end what runs, so that threads that wait for it come back."""
+        for connection in self._all:
+            with suppress(Exception):
+                connection.cancel_safe(timeout=5)
+
+    def close(self) -> None:
+        """Close all; a commit that waits for the disk comes first, so nothing is lost after it."""
+        for connection in self._all:
+            with suppress(Exception):
+                connection.close()
+
+
+def load_part(
+    sessions: TargetSessions,
+    sealed: Sealed,
+    table: TableRestore,
+    part: Part,
+    seed: int,
+    reporter: Reporter,
+) -> RowSum:
+    """Load one part, in one transaction that ends well only if the part's hash is right."""
+    command = copy_in(table.name, table.source.columns)
+    with sessions.borrow() as connection:
+        return _copy(connection, command, sealed.text(part), part, str(table.name), seed, reporter)
+
+
+def _copy(
+    connection: Connection,
+    command: str,
+    text: Iterator[bytes],
+    part: Part,
+    name: str,
+    seed: int,
+    reporter: Reporter,
+) -> RowSum:
+    digest = RowDigest(seed)
+    before = 0
+    with connection.transaction(), connection.cursor() as cursor:
+        with cursor.copy(command.encode()) as copy:
+            for piece in text:
+                copy.write(piece)
+                digest.update(piece)
+                reporter.report(Progressed(STAGE, len(piece), digest.rows - before))
+                before = digest.rows
+        result = digest.result()
+        if not cursor.rowcount == result.rows == part.rows:
+            raise RestoreFailed(
+                f"{name}: {part.rows} rows were backed up, {result.rows} were sent, and the target"
+                f" took {cursor.rowcount}"
+            )
+    return result
+
+
+def load_large_objects(
+    sessions: TargetSessions, sealed: Sealed, objects: LargeObjects, seed: int, reporter: Reporter
+) -> RowSum:
+    """Make the large objects again, with their numbers."""
+    total = RowSum()
+    for part in objects.parts:
+        with sessions.borrow() as connection, connection.transaction():
+            connection.execute(CREATE_LARGE_OBJECT_STAGING.encode())
+            total += _copy(
+                connection,
+                COPY_LARGE_OBJECTS_IN,
+                sealed.text(part),
+                part,
+                "large objects",
+                seed,
+                reporter,
+            )
+            for statement in LARGE_OBJECTS_FROM_STAGING:
+                connection.execute(statement.encode())
+    return total
+
+
+def set_large_object_properties(
+    sessions: TargetSessions, objects: LargeObjects, *, owners: bool, privileges: bool
+) -> None:
+    """Owners, grants and comments."""
+    run_statements(sessions, large_object_properties(objects, owners=owners, privileges=privileges))
+
+
+def set_sequences(sessions: TargetSessions, values: Iterable[SequenceValue]) -> None:
+    """Put sequences where they stood."""
+    run_statements(sessions, (set_sequence(value) for value in values))
+
+
+def run_statements(sessions: TargetSessions, statements: Iterable[str]) -> None:
+    """Run statements in one transaction."""
+    with sessions.borrow() as connection, connection.transaction():
+        for statement in statements:
+            connection.execute(statement.encode())
+
+
+def is_damage(error: PgkeepError) -> bool:
+    """Whether an error means that stored bytes are lost, and other parts may still be whole."""
+    return isinstance(error, DamagedObject | ObjectMissing)

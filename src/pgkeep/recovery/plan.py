@@ -1,0 +1,215 @@
+"""What a restore will do: decided from the backup alone, before the target is touched. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from pgkeep.errors import UsageError
+from pgkeep.model import (
+    Contents,
+    Kind,
+    LargeObjects,
+    SequenceValue,
+    TableContents,
+    TableName,
+)
+from pgkeep.postgres.archive import Archive, Entry, Section, Selection, attached_to, select_tables
+
+# A table with less text than this has its indexes built together with those of others: starting
+# the programs for each would take longer than the building.
+_LARGE_TABLE_BYTES = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which part of a backup is wanted. No tables means all of them."""
+
+    schema: bool = True
+    data: bool = True
+    tables: tuple[TableName, ...] = ()
+    into_schema: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TableRestore:
+    """A table to fill, under the name that it gets, with the indexes to build once it is full."""
+
+    source: TableContents
+    name: TableName
+    indexes: tuple[Entry, ...] = ()
+
+    @property
+    def constraints_matter(self) -> bool:
+        return bool(self.indexes)
+
+
+@dataclass(frozen=True, slots=True)
+class RestorePlan:
+    """The steps in order: definitions, tables with their indexes, the rest of the definitions."""
+
+    before: tuple[Entry, ...]
+    tables: tuple[TableRestore, ...]
+    after: tuple[Entry, ...]
+    selection: Selection | None
+    sequences: tuple[SequenceValue, ...]
+    large_objects: LargeObjects
+    matviews: tuple[TableName, ...]
+    whole: bool
+    """Everything that the backup holds, so that the target can be compared as a whole."""
+
+    @property
+    def text_bytes(self) -> int:
+        parts = [part.text for table in self.tables for part in table.source.parts]
+        return sum(text.plain_bytes for text in parts)
+
+    @property
+    def rows(self) -> int:
+        return sum(table.source.rows for table in self.tables)
+
+
+def parse_table_name(text: str) -> TableName:
+    """`schema.table` or `table` (in public), with double quotes where a name needs them."""
+    parts, rest = [], text
+    while True:
+        if rest.startswith('"'):
+            end = _closing_quote(rest, text)
+            parts.append(rest[1:end].replace('""', '"'))
+            rest = rest[end + 1 :]
+        else:
+            name, dot, tail = rest.partition(".")
+            parts.append(name)
+            rest = dot + tail
+        if not rest:
+            break
+        if not rest.startswith("."):
+            raise _bad_table_name(text)
+        rest = rest[1:]
+    if len(parts) > 2 or not all(parts):
+        raise _bad_table_name(text)
+    return TableName(*(["public", *parts][-2:]))
+
+
+def _closing_quote(text: str, whole: str) -> int:
+    at = 1
+    while (at := text.find('"', at)) >= 0:
+        if text[at + 1 : at + 2] != '"':
+            return at
+        at += 2
+    raise _bad_table_name(whole)
+
+
+def _bad_table_name(text: str) -> UsageError:
+    return UsageError(
+        f"{text!r} is not a table's name",
+        hint='Write schema.table, with double quotes where needed: public."Order Items".',
+    )
+
+
+def check_scope(scope: Scope, kind: Kind) -> Scope:
+    """What of the scope this kind of backup has; `UsageError` for what it cannot give."""
+    if scope.data and not scope.schema and not kind.has_data:
+        raise UsageError("a schema backup holds no data", hint="Choose a full or data backup.")
+    if scope.schema and not scope.data and not kind.has_schema:
+        raise UsageError("a data backup holds no schema", hint="Choose a full or schema backup.")
+    if scope.into_schema is not None and (not scope.tables or not kind.has_data):
+        raise UsageError(
+            "another schema can be given for chosen tables of a backup with data only",
+            hint="Add --table, or restore the whole into a database of its own.",
+        )
+    return replace(
+        scope, schema=scope.schema and kind.has_schema, data=scope.data and kind.has_data
+    )
+
+
+def plan_restore(contents: Contents, archive: Archive | None, scope: Scope) -> RestorePlan:
+    """The plan for a scope that `check_scope` has let through."""
+    wanted = _with_rows(contents, archive, scope)
+    if scope.into_schema is not None:
+        return _plan_beside(wanted, scope.into_schema)
+    selection = None
+    if scope.tables and archive is not None:
+        selection = select_tables(archive, [(name.schema, name.name) for name in scope.tables])
+    before, after = _entries(archive if scope.schema else None, selection)
+    tables = _table_restores(archive if scope.schema else None, wanted if scope.data else ())
+    built = {entry.dump_id for table in tables for entry in table.indexes}
+    whole = not scope.tables
+    return RestorePlan(
+        before=before,
+        tables=tables,
+        after=tuple(entry for entry in after if entry.dump_id not in built),
+        selection=selection,
+        sequences=_sequences(contents, archive, selection, scope) if scope.data else (),
+        large_objects=contents.large_objects if scope.data and whole else LargeObjects(),
+        matviews=contents.populated_matviews if scope.data and whole else (),
+        whole=whole and scope.schema,
+    )
+
+
+def _plan_beside(wanted: tuple[TableContents, ...], schema: str) -> RestorePlan:
+    tables = tuple(TableRestore(table, TableName(schema, table.name.name)) for table in wanted)
+    names = [table.name for table in tables]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UsageError(f"two of the tables would both become {twice}")
+    return RestorePlan((), tables, (), None, (), LargeObjects(), (), whole=False)
+
+
+def _with_rows(
+    contents: Contents, archive: Archive | None, scope: Scope
+) -> tuple[TableContents, ...]:
+    """The tables with rows that are wanted: a partitioned table stands for its partitions."""
+    if not scope.tables:
+        return contents.tables
+    known = {table.name: table for table in contents.tables}
+    if archive is not None:
+        chosen = select_tables(archive, [(name.schema, name.name) for name in scope.tables]).tables
+        return tuple(table for name, table in known.items() if (name.schema, name.name) in chosen)
+    for name in scope.tables:
+        if name not in known:
+            raise UsageError(
+                f"the backup has no table {name}", hint="Run pgkeep show to see which it has."
+            )
+    return tuple(known[name] for name in scope.tables)
+
+
+def _entries(
+    archive: Archive | None, selection: Selection | None
+) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
+    """The entries before and after the data. Those without a section go with what precedes them."""
+    before: list[Entry] = []
+    after: list[Entry] = []
+    current = before
+    for entry in archive.entries if archive else ():
+        if entry.section is Section.POST_DATA:
+            current = after
+        if selection is None or entry.dump_id in selection.entries:
+            current.append(entry)
+    return tuple(before), tuple(after)
+
+
+def _table_restores(
+    archive: Archive | None, tables: Sequence[TableContents]
+) -> tuple[TableRestore, ...]:
+    """Largest first, so that what takes longest begins first."""
+    found = []
+    for table in sorted(tables, key=lambda table: -table.text_bytes):
+        key = (table.name.schema, table.name.name)
+        is_large = archive is not None and table.text_bytes >= _LARGE_TABLE_BYTES
+        indexes = attached_to(archive, key) if archive is not None and is_large else ()
+        found.append(TableRestore(table, table.name, indexes))
+    return tuple(found)
+
+
+def _sequences(
+    contents: Contents, archive: Archive | None, selection: Selection | None, scope: Scope
+) -> tuple[SequenceValue, ...]:
+    if not scope.tables:
+        return contents.sequences
+    if archive is None or selection is None:
+        return ()
+    names = {
+        TableName(entry.namespace, entry.tag)
+        for entry in archive.entries
+        if entry.kind == "SEQUENCE" and entry.dump_id in selection.entries
+    }
+    return tuple(value for value in contents.sequences if value.name in names)

@@ -1,0 +1,75 @@
+"""The records of a restore: what is asked for, what its steps share, what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from pgkeep.events import Reporter
+from pgkeep.model import Contents, Manifest, TableName
+from pgkeep.postgres.address import Address
+from pgkeep.postgres.archive import Archive
+from pgkeep.postgres.programs import Programs
+from pgkeep.postgres.session import Connection
+from pgkeep.recovery.load import Sealed
+from pgkeep.recovery.plan import RestorePlan, Scope
+from pgkeep.recovery.proof import Proof
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreRequest:
+    """What to restore, from where, into what, and how far."""
+
+    manifest: Manifest
+    contents: Contents
+    sealed: Sealed
+    target: Address
+    scope: Scope
+    choose_programs: Callable[[int, bool], Programs]
+    """(major version at least, whether TLS is needed) to programs."""
+    jobs: int
+    now: Callable[[], datetime]
+    owners: bool = True
+    privileges: bool = True
+    allow_occupied: bool = False
+    go_on_after_damage: bool = False
+
+    @property
+    def archive_options(self) -> tuple[str, ...]:
+        """For pg_restore."""
+        owners = () if self.owners else ("--no-owner",)
+        privileges = () if self.privileges else ("--no-privileges",)
+        return (*owners, *privileges)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One restore under way: what all its steps need. `connection` is the coordinator's."""
+
+    request: RestoreRequest
+    scope: Scope
+    plan: RestorePlan
+    archive: Archive | None
+    archive_bytes: bytes
+    programs: Programs
+    connection: Connection
+    reporter: Reporter
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Rows that could not be restored, and the stored object that is to blame."""
+
+    what: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreResult:
+    """What was restored, what was proven, and what is lost."""
+
+    proof: Proof
+    created_roles: tuple[str, ...]
+    lost: tuple[Lost, ...]
+    matviews: tuple[TableName, ...]

@@ -1,0 +1,228 @@
+"""A restore from begin to end: check, define, load and index, finish, prove."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+
+from pgkeep.errors import DamagedObject, ObjectMissing, ProofFailed, RestoreFailed
+from pgkeep.events import Noticed, Reporter, StageBegan, StageEnded
+from pgkeep.model import Part, StoredObject, quote_identifier
+from pgkeep.postgres.archive import Archive, Entry, read_archive, use_list
+from pgkeep.postgres.dumping import dump_schema, run_script, script_from_archive
+from pgkeep.postgres.session import Connection, connect, server_major, translated
+from pgkeep.postgres.statements import create_table_like, database_settings, refresh
+from pgkeep.recovery import proof, target
+from pgkeep.recovery.fill import Filled, fill
+from pgkeep.recovery.plan import RestorePlan, Scope, check_scope, plan_restore
+from pgkeep.recovery.request import Lost, RestoreRequest, RestoreResult, Run
+from pgkeep.repository.objects import read_stream
+
+CHECKING, DEFINING, FINISHING = "checking", "defining", "finishing"
+
+
+def restore(request: RestoreRequest, reporter: Reporter) -> RestoreResult:
+    """Restore and prove. A failure leaves the target marked as incomplete.
+
+    What differs or is lost is in the result; `raise_unless_proven` makes an error of it.
+    """
+    scope = check_scope(request.scope, request.manifest.kind)
+    archive_bytes = schema_archive(request)
+    archive = read_archive(archive_bytes) if archive_bytes else None
+    plan = plan_restore(request.contents, archive, scope)
+    missing = _check_objects(request, plan, reporter)
+    with closing(connect(request.target)) as connection, translated(request.target):
+        _check_target(connection, request, scope, plan)
+        programs = request.choose_programs(
+            max(server_major(connection), _dump_major(archive)), request.target.needs_tls
+        )
+        run = Run(request, scope, plan, archive, archive_bytes, programs, connection, reporter)
+        mark = target.Mark.put(connection, request.contents, request.now())
+        roles = _define(run)
+        filled = fill(run, missing)
+        _finish(run, filled)
+        result = RestoreResult(_prove(run, filled), roles, filled.lost, plan.matviews)
+        if not result.lost and result.proof.holds:
+            mark.take_off()
+    return result
+
+
+def raise_unless_proven(result: RestoreResult) -> None:
+    """`ProofFailed` or `RestoreFailed` when the target is not what was backed up."""
+    if result.lost:
+        names = ", ".join(f"{item.what} ({item.reason})" for item in result.lost)
+        raise RestoreFailed(
+            f"restored without what is damaged in the repository: {names}",
+            hint="Everything else is restored and proven. Try another backup or another copy.",
+        )
+    if not result.proof.holds:
+        first, *others = result.proof.differences
+        more = f" (and {len(others)} more)" if others else ""
+        raise ProofFailed(
+            f"the target differs from the backup: {first}{more}",
+            hint="The target is marked as incomplete. Run with --json to see every difference.",
+        )
+
+
+def schema_archive(request: RestoreRequest) -> bytes:
+    """The archive of the backup's definitions, opened; empty for a data backup."""
+    schema = request.contents.schema
+    if schema is None:
+        return b""
+    sealed = request.sealed
+    return b"".join(read_stream(sealed.repository.store, schema, sealed.identities))
+
+
+def _dump_major(archive: Archive | None) -> int:
+    return int(archive.dump_version.split(".")[0].split("beta")[0]) if archive else 0
+
+
+def _check_objects(
+    request: RestoreRequest, plan: RestorePlan, reporter: Reporter
+) -> tuple[Lost, ...]:
+    """Every object that will be needed must be there with its size, before anything is touched."""
+    reporter.report(StageBegan(CHECKING))
+    lost: list[Lost] = []
+    for what, part in _named_parts(plan):
+        for item in part.text.objects:
+            if problem := _absence(request, item):
+                lost.append(Lost(what, problem))
+    if lost and not request.go_on_after_damage:
+        first = lost[0]
+        tables = ", ".join(sorted({item.what for item in lost}))
+        raise DamagedObject(
+            f"{first.reason}; it belongs to {first.what}"
+            + (f" (damaged in all: {tables})" if len(lost) > 1 else ""),
+            hint="Nothing was touched. Use another copy or backup, or restore all the rest with"
+            " --go-on-after-damage.",
+        )
+    reporter.report(StageEnded(CHECKING, "every stored object is there, with its size"))
+    return tuple(lost)
+
+
+def _absence(request: RestoreRequest, item: StoredObject) -> str:
+    store = request.sealed.repository.store
+    try:
+        size = store.size(item.name.path)
+    except ObjectMissing:
+        return f"object {item.name} is missing from {store.url}"
+    if size != item.size_bytes:
+        return f"object {item.name} in {store.url} has {size} bytes instead of {item.size_bytes}"
+    return ""
+
+
+def _named_parts(plan: RestorePlan) -> Iterator[tuple[str, Part]]:
+    for table in plan.tables:
+        for part in table.source.parts:
+            yield f"table {table.source.name}", part
+    for part in plan.large_objects.parts:
+        yield "large objects", part
+
+
+def _check_target(
+    connection: Connection, request: RestoreRequest, scope: Scope, plan: RestorePlan
+) -> None:
+    target.check_encoding(connection, request.contents)
+    if scope.into_schema is not None:
+        target.refuse_existing(connection, [table.name for table in plan.tables])
+    elif not scope.schema:
+        target.refuse_unfit_tables(connection, plan)
+    elif not request.allow_occupied:
+        target.refuse_occupied(connection, request.target.database)
+
+
+def _define(run: Run) -> tuple[str, ...]:
+    """Roles, schemas, types, functions, tables: everything that has to be there before rows."""
+    run.reporter.report(StageBegan(DEFINING))
+    made: tuple[str, ...] = ()
+    if run.scope.into_schema is not None:
+        _define_beside(run, run.scope.into_schema)
+    if run.archive is not None and run.scope.schema:
+        if run.request.owners or run.request.privileges:
+            made = target.create_missing_roles(run.connection, run.request.contents)
+        run_entries(run, _not_there_yet(run, run.plan.before))
+    summary = f"{len(run.plan.before)} definitions"
+    if made:
+        run.reporter.report(
+            Noticed(
+                f"created the roles {', '.join(made)}, which the server lacked",
+                "They have no passwords: set those of roles that log in.",
+            )
+        )
+    run.reporter.report(StageEnded(DEFINING, summary))
+    return made
+
+
+def _define_beside(run: Run, schema: str) -> None:
+    run.connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quote_identifier(schema)}".encode())
+    for table in run.plan.tables:
+        run.connection.execute(create_table_like(table.source, table.name).encode())
+
+
+def _not_there_yet(run: Run, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
+    """For chosen tables in a database that holds other things: leave out what it has already."""
+    if not run.request.allow_occupied:
+        return entries
+    there = read_archive(dump_schema(run.programs, run.request.target))
+    known = {(entry.kind, entry.namespace, entry.tag) for entry in there.entries}
+    return tuple(e for e in entries if (e.kind, e.namespace, e.tag) not in known)
+
+
+def run_entries(run: Run, entries: Iterable[Entry], *, before: bytes = b"") -> None:
+    """Make entries of the archive in the target, with statements to run before them."""
+    listed = use_list(entries)
+    if not listed:
+        return
+    script = script_from_archive(
+        run.programs, run.archive_bytes, run.request.archive_options, use_list=listed
+    )
+    run_script(run.programs, run.request.target, before + script)
+
+
+def _finish(run: Run, filled: Filled) -> None:
+    """What has to wait for all rows: foreign keys, triggers, policies, materialized views."""
+    run.reporter.report(StageBegan(FINISHING))
+    run_entries(run, _not_there_yet(run, run.plan.after))
+    for view in run.plan.matviews:
+        run.connection.execute(refresh(view).encode())
+    if run.plan.whole and run.request.privileges:
+        name = quote_identifier(run.request.target.database)
+        for statement in database_settings(run.request.contents.database, name):
+            run.connection.execute(statement.encode())
+    rest = [table.name.sql for table in run.plan.tables if table.name not in filled.analyzed]
+    for start in range(0, len(rest), 500):
+        run.connection.execute(f"ANALYZE {', '.join(rest[start : start + 500])}".encode())
+    run.reporter.report(
+        StageEnded(
+            FINISHING, f"{len(run.plan.after)} definitions, {len(run.plan.matviews)} views filled"
+        )
+    )
+
+
+def _prove(run: Run, filled: Filled) -> proof.Proof:
+    """Compare what was read back while filling, and the definitions and sequences now."""
+    run.reporter.report(StageBegan(proof.STAGE))
+    lost = {item.what for item in filled.lost}
+    compared = tuple(table for table in filled.tables if f"table {table.name}" not in lost)
+    differences = [
+        *proof.compare_tables(compared),
+        *proof.compare_sequences(run.connection, run.plan.sequences),
+    ]
+    definitions, not_compared = 0, list[str]()
+    if run.archive is not None and run.scope.schema and not run.request.allow_occupied:
+        now = read_archive(dump_schema(run.programs, run.request.target))
+        differences += proof.compare_definitions(
+            run.archive,
+            now,
+            run.plan.selection,
+            owners=run.request.owners,
+            privileges=run.request.privileges,
+        )
+        definitions = len(run.plan.before) + len(run.plan.after)
+    else:
+        not_compared.append("definitions: only rows were restored, or the target holds more")
+    result = proof.Proof(
+        compared, len(run.plan.sequences), definitions, tuple(differences), tuple(not_compared)
+    )
+    run.reporter.report(StageEnded(proof.STAGE, f"{result.rows:,} rows read back and compared"))
+    return result

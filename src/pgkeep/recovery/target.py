@@ -1,0 +1,159 @@
+"""The database that is restored into: is it fit, and marking it while it is not whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from pgkeep.errors import TargetNotEmpty, TargetNotReady
+from pgkeep.model import Contents, TableName, quote_identifier
+from pgkeep.postgres import catalog
+from pgkeep.postgres.session import Connection
+from pgkeep.postgres.statements import create_role, grant_memberships, literal
+from pgkeep.recovery.plan import RestorePlan
+
+_MARK = "pgkeep: incomplete"
+_SHOWN = 3
+
+
+def refuse_occupied(connection: Connection, database: str) -> None:
+    """`TargetNotEmpty` if there is anything of a user's in the target."""
+    occupants = catalog.occupants(connection)
+    if not occupants:
+        return
+    what = ", ".join(occupants[:_SHOWN])
+    more = f" and more ({len(occupants) - _SHOWN} kinds)" if len(occupants) > _SHOWN else ""
+    comment = _comment(connection)
+    hint = "Restore into an empty database (createdb), or pass --into-schema with --table."
+    if comment.startswith(_MARK):
+        hint = f"It is what an earlier restore left ({comment}). Drop it and create it again."
+    raise TargetNotEmpty(f"target database {database!r} is not empty: {what}{more}", hint=hint)
+
+
+def refuse_existing(connection: Connection, names: Sequence[TableName]) -> None:
+    """`TargetNotEmpty` if one of the tables is there already."""
+    there = [name for name in names if _columns(connection, name) is not None]
+    if there:
+        raise TargetNotEmpty(
+            f"table {there[0]} is in the target already",
+            hint="Restore it under another schema with --into-schema, or drop or rename it first.",
+        )
+
+
+def refuse_unfit_tables(connection: Connection, plan: RestorePlan) -> None:
+    """For data alone: every table has to be there, with all columns, and empty."""
+    for table in plan.tables:
+        columns = _columns(connection, table.name)
+        if columns is None:
+            raise TargetNotReady(
+                f"the target has no table {table.name}",
+                hint="Restore the schema first: pgkeep restore --schema-only.",
+            )
+        missing = [c.name for c in table.source.copied_columns if c.name not in columns]
+        if missing:
+            raise TargetNotReady(f"table {table.name} of the target has no column {missing[0]!r}")
+        query = f"SELECT EXISTS (SELECT FROM ONLY {table.name.sql})"
+        row = connection.execute(query.encode()).fetchone()
+        if row and row[0] and not table.source.condition:
+            raise TargetNotEmpty(
+                f"table {table.name} of the target holds rows already",
+                hint="Empty it first, or restore into a new database.",
+            )
+
+
+def missing_roles(connection: Connection, contents: Contents) -> tuple[str, ...]:
+    """Roles that the restored objects refer to and that the target's server lacks."""
+    there = catalog.existing_roles(connection)
+    return tuple(role.name for role in contents.roles if role.name not in there)
+
+
+def create_missing_roles(connection: Connection, contents: Contents) -> tuple[str, ...]:
+    """Make them, without passwords; the names of those that were made."""
+    missing = missing_roles(connection, contents)
+    there = catalog.existing_roles(connection) | set(missing)
+    roles = [role for role in contents.roles if role.name in missing]
+    try:
+        with connection.transaction():
+            for role in roles:
+                for statement in create_role(role):
+                    connection.execute(statement.encode())
+            for role in roles:
+                kept = tuple(group for group in role.member_of if group in there)
+                for statement in grant_memberships(role, kept):
+                    connection.execute(statement.encode())
+    except Exception as exc:
+        reason = str(exc).splitlines()[0]
+        raise TargetNotReady(
+            f"the target's server lacks the roles {', '.join(missing)}, and they cannot be created:"
+            f" {reason}",
+            hint="Create them, or restore without owners and privileges:"
+            " --no-owner --no-privileges.",
+        ) from exc
+    return missing
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A comment on the target that says it is not whole, until it is taken off again."""
+
+    connection: Connection
+    before: str
+    possible: bool
+
+    @classmethod
+    def put(cls, connection: Connection, contents: Contents, now: datetime) -> Mark:
+        """Mark the target; where the role may not comment on it, there is no mark."""
+        before = _comment(connection)
+        text = f"{_MARK}: restore of {contents.backup} began {now:%Y-%m-%d %H:%M:%S}Z"
+        return cls(
+            connection, before if not before.startswith(_MARK) else "", _say(connection, text)
+        )
+
+    def take_off(self) -> None:
+        """The restore is complete."""
+        if self.possible:
+            _say(self.connection, self.before)
+
+
+def _say(connection: Connection, text: str) -> bool:
+    row = connection.execute(
+        "SELECT pg_catalog.pg_has_role(datdba, 'USAGE'), datname FROM pg_catalog.pg_database"
+        " WHERE datname = pg_catalog.current_database()"
+    ).fetchone()
+    if not row or not row[0]:
+        return False
+    value = literal(text) if text else "NULL"
+    connection.execute(f"COMMENT ON DATABASE {quote_identifier(row[1])} IS {value}".encode())
+    return True
+
+
+def _comment(connection: Connection) -> str:
+    row = connection.execute(
+        "SELECT pg_catalog.shobj_description(oid, 'pg_database') FROM pg_catalog.pg_database"
+        " WHERE datname = pg_catalog.current_database()"
+    ).fetchone()
+    return (row[0] or "") if row else ""
+
+
+def _columns(connection: Connection, name: TableName) -> frozenset[str] | None:
+    """The names of a table's columns, or None if there is no such table."""
+    row = connection.execute(
+        "SELECT ARRAY(SELECT attname::text FROM pg_catalog.pg_attribute a"
+        "  WHERE a.attrelid = c.oid AND attnum > 0 AND NOT attisdropped)"
+        "  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p')",
+        (name.schema, name.name),
+    ).fetchone()
+    return None if row is None else frozenset(row[0])
+
+
+def check_encoding(connection: Connection, contents: Contents) -> None:
+    """The target must be able to hold every text of the source."""
+    target = catalog.database_properties(connection)
+    if target.encoding not in (contents.database.encoding, "UTF8"):
+        raise TargetNotReady(
+            f"the source has encoding {contents.database.encoding}, and the target has"
+            f" {target.encoding}",
+            hint=f"createdb -T template0 -E {contents.database.encoding} ...",
+        )

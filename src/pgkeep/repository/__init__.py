@@ -1,0 +1,1 @@
+"""Where backups are kept: objects, manifests, the host's keys."""

@@ -1,0 +1,168 @@
+"""The keys of the backup host itself, in its state folder, none of which opens any data.
+
+- the signing key: says that a manifest comes from this host;
+- the index key: opens tables of contents (names, counts, sizes), never rows;
+- the current epoch: the public key to which objects are sealed, and the sealed copy of its
+  private half, which only the operators' keys open and which this host has forgotten.
+
+An epoch lets operators come and go, and keys be of any kind, without sealing each object again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+
+from pgkeep.errors import ConfigurationError, KeyUnusable
+from pgkeep.sealing import (
+    EpochKey,
+    SigningKey,
+    X25519Identity,
+    X25519Recipient,
+    new_epoch,
+    parse_recipient,
+    seal_to,
+)
+
+EPOCH_AGE = timedelta(days=90)
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """Where objects of a period are sealed to; `sealed_key` may be shown to anybody."""
+
+    key: EpochKey
+    sealed_key: bytes
+
+    @property
+    def id(self) -> str:
+        return self.key.id
+
+    @property
+    def path(self) -> str:
+        """Where a repository keeps the sealed private half."""
+        return f"keys/{self.id}.age"
+
+
+class HostKeys:
+    """The state folder's keys; each is made when it is first asked for (files 0600)."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._folder = state_dir
+
+    @property
+    def signing_path(self) -> Path:
+        return self._folder / "signing.key"
+
+    @property
+    def index_path(self) -> Path:
+        return self._folder / "index.key"
+
+    def signing_key(self) -> SigningKey:
+        """The key that signs manifests."""
+        data = self._read_or_make(self.signing_path, lambda: SigningKey.generate().dump())
+        return SigningKey.load(data)
+
+    def index_key(self) -> X25519Identity:
+        """The key that opens tables of contents."""
+        data = self._read_or_make(
+            self.index_path,
+            lambda: f"# pgkeep index key of this host\n{X25519Identity.generate()}\n".encode(),
+        )
+        return _identity_in(data, self.index_path)
+
+    def existing_index_key(self) -> X25519Identity | None:
+        """The index key, if this host has one."""
+        try:
+            return _identity_in(self.index_path.read_bytes(), self.index_path)
+        except OSError:
+            return None
+
+    def existing_signing_key(self) -> SigningKey | None:
+        """The signing key, if this host has one."""
+        try:
+            return SigningKey.load(self.signing_path.read_bytes())
+        except OSError:
+            return None
+
+    def epoch(self, recipients: Sequence[str], *, now: datetime) -> Epoch:
+        """The current epoch for exactly these recipients; a new one when they or time changed."""
+        if not recipients:
+            raise ConfigurationError(
+                "no recipient is configured, so nobody could open a backup",
+                hint="Run pgkeep init, or set encryption.recipients to a public key (age1...).",
+            )
+        wanted = sha256("\n".join(sorted(recipients)).encode()).hexdigest()
+        path = self._folder / "epoch.json"
+        current = _load_epoch(path, wanted, now)
+        if current is not None:
+            return current
+        key, private = new_epoch()
+        epoch = Epoch(key, seal_to([parse_recipient(text) for text in recipients], private))
+        document = {
+            "recipient": str(key.recipient),
+            "sealed": epoch.sealed_key.hex(),
+            "for": wanted,
+            "begun": now.astimezone(UTC).isoformat(),
+        }
+        self._write(path, json.dumps(document).encode())
+        return epoch
+
+    def _read_or_make(self, path: Path, make: Callable[[], bytes]) -> bytes:
+        with suppress(FileNotFoundError):
+            data = path.read_bytes()
+            if path.stat().st_mode & 0o077:
+                raise ConfigurationError(
+                    f"others may read the key {str(path)!r}", hint=f"Run: chmod 600 {path}"
+                )
+            return data
+        self._write(path, make())
+        return path.read_bytes()
+
+    def _write(self, path: Path, data: bytes) -> None:
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_private(path, data)
+        except OSError as exc:
+            raise ConfigurationError(
+                f"cannot write to the state folder {str(self._folder)!r}",
+                hint=f"Set state_dir to a folder of your own ({exc.strerror}).",
+            ) from exc
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file (0600) so that it is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        os.write(handle, data)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    temporary.rename(path)
+
+
+def _identity_in(data: bytes, path: Path) -> X25519Identity:
+    for line in data.decode("utf-8", "replace").splitlines():
+        if line and not line.startswith("#"):
+            return X25519Identity.parse(line)
+    raise KeyUnusable(f"there is no key in {str(path)!r}")
+
+
+def _load_epoch(path: Path, wanted: str, now: datetime) -> Epoch | None:
+    try:
+        document = json.loads(path.read_bytes())
+        begun = datetime.fromisoformat(document["begun"])
+        if document["for"] != wanted or not timedelta(0) <= now - begun < EPOCH_AGE:
+            return None
+        recipient = X25519Recipient.parse(document["recipient"])
+        return Epoch(EpochKey(recipient), bytes.fromhex(document["sealed"]))
+    except (OSError, ValueError, KeyError, TypeError, KeyUnusable):
+        return None

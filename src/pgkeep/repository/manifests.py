@@ -1,0 +1,56 @@
+"""Manifests and tables of contents as JSON, checked against their types on reading."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
+from pydantic_core import from_json
+
+from pgkeep.errors import ManifestInvalid, RepositoryUnsupported
+from pgkeep.model import FORMAT, Contents, Manifest
+
+Record = TypeVar("Record", Manifest, Contents)
+
+_MANIFEST = TypeAdapter(Manifest)
+_CONTENTS = TypeAdapter(Contents)
+
+
+def dump_manifest(manifest: Manifest) -> bytes:
+    """A manifest as JSON in UTF-8, fields in the order of the type, one line."""
+    return _MANIFEST.dump_json(manifest) + b"\n"
+
+
+def dump_contents(contents: Contents) -> bytes:
+    """A table of contents as JSON in UTF-8, fields in the order of the type, one line."""
+    return _CONTENTS.dump_json(contents) + b"\n"
+
+
+def load_manifest(data: bytes, *, name: str) -> Manifest:
+    """A manifest from its JSON; `ManifestInvalid` or `RepositoryUnsupported` otherwise."""
+    return _load(_MANIFEST, data, name)
+
+
+def load_contents(data: bytes, *, name: str) -> Contents:
+    """A table of contents from its JSON; errors as for a manifest."""
+    return _load(_CONTENTS, data, name)
+
+
+def _load(adapter: TypeAdapter[Record], data: bytes, name: str) -> Record:
+    try:
+        _check_format(from_json(data), name)
+        return adapter.validate_json(data)
+    except (ValueError, TypeError, KeyError) as exc:
+        raise ManifestInvalid(
+            f"{name} is not a valid record",
+            hint="The file is damaged, or was not written by pgkeep.",
+        ) from exc
+
+
+def _check_format(document: Any, name: str) -> None:
+    found = document["format"]
+    if found != FORMAT:
+        raise RepositoryUnsupported(
+            f"{name} has format {found!r}, and this version of pgkeep reads format {FORMAT}",
+            hint="Use a newer pgkeep.",
+        )

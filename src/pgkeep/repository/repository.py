@@ -1,0 +1,225 @@
+"""A repository: a store with a known layout, in which a signed manifest makes a backup.
+
+    repo.json  RESTORE.txt  keys/<epoch>.age  keys/allowed_signers
+    objects/<xx>/<sha256>
+    <database>/<tier>/<when>/<id>/manifest.json(.sig)
+
+Write order is objects, signature, manifest: what has no manifest is no backup, so a crash at any
+moment leaves whole backups and nothing else that is visible.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from pgkeep.errors import (
+    BackupMissing,
+    DamagedObject,
+    ManifestInvalid,
+    NotAuthentic,
+    ObjectMissing,
+    PgkeepError,
+    RepositoryMissing,
+    RepositoryUnsupported,
+    StoreError,
+)
+from pgkeep.model import FORMAT, Contents, Kind, Manifest, Tier
+from pgkeep.repository.hostkeys import Epoch
+from pgkeep.repository.instructions import RESTORE_TEXT
+from pgkeep.repository.manifests import dump_manifest, load_contents, load_manifest
+from pgkeep.repository.objects import read_objects
+from pgkeep.sealing import PublicSigner, SigningKey, X25519Identity, allowed_signers, verify
+from pgkeep.stores import Store
+
+_DESCRIPTION = "repo.json"
+_RESTORE_TEXT = "RESTORE.txt"
+_SIGNERS = "keys/allowed_signers"
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The backups that were found, newest first, and what looked like one but is none."""
+
+    backups: tuple[Manifest, ...]
+    problems: tuple[PgkeepError, ...]
+
+
+class Repository:
+    """One place where backups are kept. Holds no key and no connection."""
+
+    def __init__(self, name: str, store: Store) -> None:
+        self.name = name
+        self.store = store
+
+    @classmethod
+    def open(cls, name: str, store: Store) -> Repository:
+        """An existing repository; `RepositoryMissing` or `RepositoryUnsupported` otherwise."""
+        try:
+            document = json.loads(store.get(_DESCRIPTION))
+            found = document["format"]
+        except ObjectMissing as exc:
+            raise RepositoryMissing(
+                f"there is no repository at {store.url}",
+                hint="Check the URL; is the disk mounted? The first backup makes a repository.",
+            ) from exc
+        except (ValueError, KeyError, TypeError) as exc:
+            raise ManifestInvalid(f"{_DESCRIPTION} in {store.url} is damaged") from exc
+        if found != FORMAT:
+            raise RepositoryUnsupported(
+                f"the repository at {store.url} has format {found!r}, and this version of pgkeep"
+                f" knows format {FORMAT}",
+                hint="Use a newer pgkeep.",
+            )
+        return cls(name, store)
+
+    @classmethod
+    def open_or_create(cls, name: str, store: Store, *, now: datetime) -> tuple[Repository, bool]:
+        """The repository at a place, made there if the place is empty; and whether it was made."""
+        try:
+            return cls.open(name, store), False
+        except RepositoryMissing:
+            if next(store.list(""), None) is not None:
+                raise
+        document = {"format": FORMAT, "created": now.astimezone(UTC).isoformat(), "by": "pgkeep"}
+        store.put(_RESTORE_TEXT, RESTORE_TEXT.encode())
+        store.put(_DESCRIPTION, json.dumps(document).encode() + b"\n")
+        return cls(name, store), True
+
+    def exclusive(self, purpose: str) -> AbstractContextManager[None]:
+        """Be the only writer while the block runs."""
+        return self.store.exclusive(purpose)
+
+    # --- writing ------------------------------------------------------------------------------
+
+    def prepare(self, epoch: Epoch, signer: PublicSigner) -> None:
+        """See to it that what opens and checks the coming backup is here before the backup is."""
+        if self._missing(epoch.path):
+            self.store.put(epoch.path, epoch.sealed_key)
+        known = self._signers_here()
+        if signer not in known:
+            self.store.put(_SIGNERS, allowed_signers([*known, signer]).encode())
+
+    def publish(self, manifest: Manifest, key: SigningKey) -> None:
+        """Make a backup of objects that are all here; checked before and after."""
+        self.check_presence(manifest)
+        data = dump_manifest(manifest)
+        self.store.put(f"{manifest.path}.sig", key.sign(data))
+        self.store.put(manifest.path, data)
+        if self.store.get(manifest.path) != data:
+            raise StoreError(
+                f"{self.store.url} does not give back the manifest that was written to it",
+                hint="The backup does not count. Check the disk or the provider.",
+            )
+
+    def check_presence(self, manifest: Manifest) -> None:
+        """Every object has to be here with its right size; the first that is not is an error."""
+        for item in manifest.all_objects:
+            found = self.store.size(item.name.path)
+            if found != item.size_bytes:
+                raise DamagedObject(
+                    f"object {item.name} in {self.store.url} has {found} bytes instead of"
+                    f" {item.size_bytes}"
+                )
+
+    # --- reading ------------------------------------------------------------------------------
+
+    def databases(self) -> tuple[str, ...]:
+        """Names of the databases that have something here."""
+        return tuple(
+            folder for folder in self.store.folders("") if folder not in ("objects", "keys")
+        )
+
+    def backups(
+        self, trusted: Callable[[], Sequence[PublicSigner]], database: str | None = None
+    ) -> Listing:
+        """All whole backups, newest first. A wrong one is reported, and hides no other."""
+        found: list[Manifest] = []
+        problems: list[PgkeepError] = []
+        for path in self._manifest_paths(database):
+            try:
+                found.append(self._checked_manifest(path, trusted()))
+            except PgkeepError as exc:
+                problems.append(exc)
+        found.sort(key=lambda manifest: (manifest.started, manifest.backup), reverse=True)
+        return Listing(tuple(found), tuple(problems))
+
+    def contents(self, manifest: Manifest, identities: Sequence[X25519Identity]) -> Contents:
+        """The sealed table of contents of a backup."""
+        name = f"the table of contents of {manifest.backup}"
+        data = b"".join(read_objects(self.store, manifest.contents, identities))
+        contents = load_contents(data, name=name)
+        if contents.backup != manifest.backup:
+            raise NotAuthentic(f"{name} belongs to backup {contents.backup}")
+        return contents
+
+    def sealed_epoch_key(self, epoch: str) -> bytes:
+        """The sealed private half of an epoch."""
+        return self.store.get(f"keys/{epoch}.age")
+
+    def signers_here(self) -> tuple[PublicSigner, ...]:
+        """The signers that the repository itself names: to show, never to trust unasked."""
+        return tuple(self._signers_here())
+
+    def _manifest_paths(self, database: str | None) -> Iterator[str]:
+        for name in (database,) if database else self.databases():
+            for tier in Tier:
+                for file in self.store.list(f"{name}/{tier}/"):
+                    if file.name.endswith("/manifest.json"):
+                        yield file.name
+
+    def _checked_manifest(self, path: str, trusted: Sequence[PublicSigner]) -> Manifest:
+        data = self.store.get(path)
+        try:
+            signature = self.store.get(f"{path}.sig")
+        except ObjectMissing as exc:
+            raise NotAuthentic(f"{path} in {self.store.url} has no signature") from exc
+        try:
+            verify(data, signature, trusted)
+        except NotAuthentic as exc:
+            raise NotAuthentic(f"{path} in {self.store.url}: {exc.message}", hint=exc.hint) from exc
+        manifest = load_manifest(data, name=path)
+        if manifest.path != path:
+            raise NotAuthentic(f"{path} in {self.store.url} is a copy of {manifest.path}")
+        return manifest
+
+    def _missing(self, name: str) -> bool:
+        try:
+            self.store.size(name)
+        except ObjectMissing:
+            return True
+        return False
+
+    def _signers_here(self) -> list[PublicSigner]:
+        with suppress(ObjectMissing):
+            lines = self.store.get(_SIGNERS).decode("utf-8", "replace").splitlines()
+            return [
+                PublicSigner.parse(line[line.index("ssh-") :]) for line in lines if "ssh-" in line
+            ]
+        return []
+
+
+def choose_backup(
+    listing: Listing, wanted: str | None, *, database: str, kinds: set[Kind]
+) -> Manifest:
+    """The newest backup of one of the kinds, or the one whose id begins with `wanted`."""
+    if wanted is not None:
+        matching = [item for item in listing.backups if item.backup.startswith(wanted)]
+        if len(matching) == 1:
+            return matching[0]
+        what = "no backup" if not matching else f"{len(matching)} backups"
+        raise BackupMissing(
+            f"{what} of database {database!r} begin{'s' if not matching else ''} with {wanted!r}",
+            hint=f"Run: pgkeep list {database}",
+        )
+    for manifest in listing.backups:
+        if manifest.kind in kinds:
+            return manifest
+    words = " or ".join(sorted(kinds))
+    hint = "Run: pgkeep backup " + database
+    if listing.problems:
+        hint = f"Something was found that is not a whole backup: {listing.problems[0].message}."
+    raise BackupMissing(f"there is no {words} backup of database {database!r}", hint=hint)
