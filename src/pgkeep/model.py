@@ -279,6 +279,8 @@ class NotKept:
 
     what: str
     why: str
+    needs_attention: bool = True
+    """Whether somebody could do something about it."""
 
 
 @dataclass(frozen=True, slots=True)

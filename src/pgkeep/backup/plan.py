@@ -60,7 +60,11 @@ def plan_backup(
     """The plan for a database. Raises when a role could not read all of it."""
     tables = tuple(relation for relation in found if relation.holds_rows)
     not_kept = [
-        NotKept(f"rows of foreign table {relation.name}", "they live on another server")
+        NotKept(
+            f"rows of foreign table {relation.name}",
+            "they live on another server",
+            needs_attention=False,
+        )
         for relation in found
         if relation.kind == "f"
     ]

@@ -51,6 +51,11 @@ CREATE_LARGE_OBJECT_STAGING = (
 
 COPY_LARGE_OBJECTS_IN = f"COPY {LARGE_OBJECT_STAGING} (loid, at, data) FROM STDIN"
 
+DROP_LARGE_OBJECTS = (
+    "SELECT pg_catalog.count(pg_catalog.lo_unlink(oid)) FROM pg_catalog.pg_largeobject_metadata"
+    f" WHERE oid::pg_catalog.int8 IN (SELECT loid FROM {LARGE_OBJECT_STAGING})"
+)
+
 # The outer count keeps one row from coming back for each object; OFFSET 0 keeps the planner from
 # leaving the calls out.
 LARGE_OBJECTS_FROM_STAGING = (

@@ -21,6 +21,9 @@ from pgkeep.postgres.archive import Archive, Entry, Section, Selection, attached
 _LARGE_TABLE_BYTES = 8 << 20
 
 
+_GRANTS = frozenset({"ACL", "ACL LANGUAGE", "DEFAULT ACL"})
+
+
 @dataclass(frozen=True, slots=True)
 class Scope:
     """Which part of a backup is wanted. No tables means all of them."""
@@ -38,10 +41,6 @@ class TableRestore:
     source: TableContents
     name: TableName
     indexes: tuple[Entry, ...] = ()
-
-    @property
-    def constraints_matter(self) -> bool:
-        return bool(self.indexes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +61,10 @@ class RestorePlan:
     def text_bytes(self) -> int:
         parts = [part.text for table in self.tables for part in table.source.parts]
         return sum(text.plain_bytes for text in parts)
+
+    @property
+    def definitions(self) -> int:
+        return sum(map(len, (self.before, self.after, *(table.indexes for table in self.tables))))
 
     @property
     def rows(self) -> int:
@@ -175,7 +178,10 @@ def _with_rows(
 def _entries(
     archive: Archive | None, selection: Selection | None
 ) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
-    """The entries before and after the data. Those without a section go with what precedes them."""
+    """The entries before and after the data. Those without a section go with what precedes them.
+
+    Grants come last, as pg_restore does it: they may take rights from the role that restores.
+    """
     before: list[Entry] = []
     after: list[Entry] = []
     current = before
@@ -183,7 +189,7 @@ def _entries(
         if entry.section is Section.POST_DATA:
             current = after
         if selection is None or entry.dump_id in selection.entries:
-            current.append(entry)
+            (after if entry.kind in _GRANTS else current).append(entry)
     return tuple(before), tuple(after)
 
 

@@ -104,8 +104,18 @@ def _rows_in_words(stored: RowSum, restored: RowSum) -> str:
 
 
 def compare_definitions(
-    source: Archive, target: Archive, selection: Selection | None, *, owners: bool, privileges: bool
+    source: Archive,
+    target: Archive,
+    selection: Selection | None,
+    *,
+    owners: bool,
+    privileges: bool,
+    more_in_target: bool,
 ) -> tuple[str, ...]:
-    """Definitions that differ, in words."""
+    """Definitions that differ, in words; `more_in_target` lets it hold others besides."""
     found = compare_archives(source, target, only=selection, owners=owners, privileges=privileges)
-    return tuple(str(difference) for difference in found)
+    return tuple(
+        str(difference)
+        for difference in found
+        if not (more_in_target and difference.what == "not in the source")
+    )

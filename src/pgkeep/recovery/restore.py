@@ -47,6 +47,30 @@ def restore(request: RestoreRequest, reporter: Reporter) -> RestoreResult:
     return result
 
 
+def describe_plan(request: RestoreRequest) -> Iterator[str]:
+    """What `restore` would do, in words, from the backup alone."""
+    scope = check_scope(request.scope, request.manifest.kind)
+    archive_bytes = schema_archive(request)
+    plan = plan_restore(
+        request.contents, read_archive(archive_bytes) if archive_bytes else None, scope
+    )
+    point = request.contents.point
+    yield f"restore backup {request.manifest.backup}, as of {point.taken:%Y-%m-%d %H:%M:%S} UTC"
+    yield f"  from {request.sealed.repository.store.url}"
+    yield f"  into {request.target}"
+    if scope.schema:
+        yield f"1. make {len(plan.before)} definitions (schemas, types, functions, tables)"
+    yield f"2. load {plan.rows:,} rows ({plan.text_bytes:,} bytes) into {len(plan.tables)} tables:"
+    for table in plan.tables:
+        indexes = f", then {len(table.indexes)} indexes" if table.indexes else ""
+        yield f"     {table.name}: {table.source.rows:,} rows{indexes}"
+    large = len(plan.large_objects.owners)
+    yield f"3. set {len(plan.sequences)} sequences, make {large} large objects"
+    yield f"4. make {len(plan.after)} definitions (keys, triggers, policies)"
+    yield f"   fill {len(plan.matviews)} materialized views, analyze"
+    yield "5. prove: read all rows back, compare rows, definitions and sequences"
+
+
 def raise_unless_proven(result: RestoreResult) -> None:
     """`ProofFailed` or `RestoreFailed` when the target is not what was backed up."""
     if result.lost:
@@ -127,7 +151,9 @@ def _check_target(
         target.refuse_existing(connection, [table.name for table in plan.tables])
     elif not scope.schema:
         target.refuse_unfit_tables(connection, plan)
-    elif not request.allow_occupied:
+    elif request.allow_occupied:
+        target.refuse_existing(connection, [table.name for table in plan.tables])
+    else:
         target.refuse_occupied(connection, request.target.database)
 
 
@@ -141,7 +167,6 @@ def _define(run: Run) -> tuple[str, ...]:
         if run.request.owners or run.request.privileges:
             made = target.create_missing_roles(run.connection, run.request.contents)
         run_entries(run, _not_there_yet(run, run.plan.before))
-    summary = f"{len(run.plan.before)} definitions"
     if made:
         run.reporter.report(
             Noticed(
@@ -149,7 +174,7 @@ def _define(run: Run) -> tuple[str, ...]:
                 "They have no passwords: set those of roles that log in.",
             )
         )
-    run.reporter.report(StageEnded(DEFINING, summary))
+    run.reporter.report(StageEnded(DEFINING, f"{len(run.plan.before)} definitions"))
     return made
 
 
@@ -209,18 +234,20 @@ def _prove(run: Run, filled: Filled) -> proof.Proof:
         *proof.compare_sequences(run.connection, run.plan.sequences),
     ]
     definitions, not_compared = 0, list[str]()
-    if run.archive is not None and run.scope.schema and not run.request.allow_occupied:
-        now = read_archive(dump_schema(run.programs, run.request.target))
+    if run.archive is not None and run.scope.schema and run.scope.into_schema is None:
         differences += proof.compare_definitions(
             run.archive,
-            now,
+            read_archive(dump_schema(run.programs, run.request.target)),
             run.plan.selection,
             owners=run.request.owners,
             privileges=run.request.privileges,
+            more_in_target=run.request.allow_occupied,
         )
-        definitions = len(run.plan.before) + len(run.plan.after)
-    else:
-        not_compared.append("definitions: only rows were restored, or the target holds more")
+        definitions = run.plan.definitions
+    elif run.scope.into_schema is not None:
+        not_compared.append(
+            "definitions: under another schema there are only columns, defaults and own constraints"
+        )
     result = proof.Proof(
         compared, len(run.plan.sequences), definitions, tuple(differences), tuple(not_compared)
     )

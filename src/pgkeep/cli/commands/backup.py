@@ -1,0 +1,123 @@
+"""pgkeep backup: read a database, seal it, store it."""
+
+from __future__ import annotations
+
+import rich_click as click
+from rich.table import Table
+
+from pgkeep.backup.backup import BackupRequest, BackupResult, back_up
+from pgkeep.cli import words
+from pgkeep.cli.context import Context, command_options
+from pgkeep.errors import ConfigurationError, ExitCode
+from pgkeep.model import Kind, Tier
+from pgkeep.repository.repository import Repository
+from pgkeep.stores import open_store
+
+
+@click.command("backup")
+@click.argument("database")
+@click.option(
+    "--kind",
+    type=click.Choice([kind.value for kind in Kind]),
+    default=Kind.FULL.value,
+    show_default=True,
+    help="What to keep: schema and data, or one of them.",
+)
+@click.option(
+    "--tier",
+    type=click.Choice([tier.value for tier in Tier]),
+    help="Where to file it, and so how long it is kept.  [default: manual, schema for schemas]",
+)
+@click.option("--jobs", type=click.IntRange(1, 64), help="Connections that read at once.")
+@command_options()
+def backup(
+    context: Context, database: str, kind: str, tier: str | None, jobs: int | None
+) -> ExitCode:
+    """Back up DATABASE (its name in the configuration), encrypted, into every repository."""
+    chosen = Kind(kind)
+    filed = Tier(tier) if tier else Tier.SCHEMA if chosen is Kind.SCHEMA else Tier.MANUAL
+    with context.reporter() as reporter:
+        repositories = _open_repositories(context)
+        request = BackupRequest(
+            database=database,
+            address=context.address(database),
+            kind=chosen,
+            tier=filed,
+            repositories=repositories,
+            recipients=context.config.encryption.recipients,
+            keys=context.keys,
+            choose_programs=context.choose_programs,
+            options=context.config.backup,
+            jobs=context.jobs(jobs, context.config.database(database).jobs),
+            now=context.now,
+        )
+        result = back_up(request, reporter)
+    if context.as_json:
+        context.answer(_document(result))
+    else:
+        _show(context, result)
+    attention = any(item.needs_attention for item in result.contents.not_kept)
+    return ExitCode.ATTENTION if attention else ExitCode.DONE
+
+
+def _open_repositories(context: Context) -> list[Repository]:
+    """The configured repositories; a place that is empty becomes one."""
+    if not context.config.encryption.recipients:
+        raise ConfigurationError(
+            "no recipient is configured, so nobody could open a backup",
+            hint="Run pgkeep init, or set encryption.recipients to a public key (age1...).",
+        )
+    opened = []
+    for name, url in context.repository_places():
+        repository, made = Repository.open_or_create(name, open_store(url), now=context.now())
+        if made:
+            context.err.print(f"[green]+[/] made a new repository at {url}")
+        opened.append(repository)
+    return opened
+
+
+def _document(result: BackupResult) -> dict[str, object]:
+    manifest, totals = result.manifest, result.manifest.totals
+    return {
+        "backup": manifest.backup,
+        "database": manifest.database,
+        "kind": manifest.kind.value,
+        "tier": manifest.tier.value,
+        "started": manifest.started.isoformat(),
+        "finished": manifest.finished.isoformat(),
+        "seconds": manifest.seconds,
+        "tables": totals.tables,
+        "rows": totals.rows,
+        "large_objects": totals.large_objects,
+        "bytes_read": totals.text_bytes,
+        "bytes_stored": totals.stored_bytes,
+        "parts_read": totals.parts_read,
+        "parts_reused": totals.parts_reused,
+        "not_kept": [
+            {"what": item.what, "why": item.why, "needs_attention": item.needs_attention}
+            for item in result.contents.not_kept
+        ],
+    }
+
+
+def _show(context: Context, result: BackupResult) -> None:
+    manifest, totals = result.manifest, result.manifest.totals
+    grid = Table.grid(padding=(0, 2))
+    grid.add_row(
+        "[bold]backup[/]", f"[bold]{manifest.backup}[/]  ({manifest.kind}, {manifest.tier})"
+    )
+    grid.add_row(
+        "kept",
+        f"{words.count(totals.rows, 'row')} in {words.count(totals.tables, 'table')}, counted"
+        " twice in one snapshot",
+    )
+    grid.add_row(
+        "size",
+        f"{words.size(totals.text_bytes)} read, {words.size(totals.stored_bytes)} stored"
+        f" ({words.ratio(totals.text_bytes, totals.stored_bytes)} smaller), sealed and signed",
+    )
+    grid.add_row("took", words.duration(manifest.seconds))
+    context.out.print(grid)
+    for item in result.contents.not_kept:
+        mark = "[yellow]![/]" if item.needs_attention else "[dim]-[/]"
+        context.out.print(f"{mark} not kept: {item.what}: {item.why}")

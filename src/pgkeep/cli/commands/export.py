@@ -1,0 +1,84 @@
+"""pgkeep export: a backup as plain SQL for psql."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import rich_click as click
+
+from pgkeep.cli import words
+from pgkeep.cli.commands.restore import kinds_for, scope_options
+from pgkeep.cli.context import Context, command_options, refuse_together
+from pgkeep.errors import ExitCode
+from pgkeep.recovery.export import ExportRequest, export, write_sql
+from pgkeep.recovery.load import Sealed
+from pgkeep.recovery.plan import Scope, check_scope, parse_table_name
+from pgkeep.repository.repository import choose_backup
+
+
+@click.command("export")
+@click.argument("database")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A file that ends in .sql, .sql.gz or .sql.zst; - is standard output.",
+)
+@scope_options
+@click.option("--clean", is_flag=True, help="Drop objects before making them (if they exist).")
+@click.option("--no-owner", is_flag=True, help="Write no owners.")
+@click.option("--no-privileges", is_flag=True, help="Write no grants.")
+@command_options(repository=True, identity=True)
+def export_command(
+    context: Context,
+    database: str,
+    output: Path,
+    backup: str | None,
+    tables: tuple[str, ...],
+    schema_only: bool,
+    data_only: bool,
+    clean: bool,
+    no_owner: bool,
+    no_privileges: bool,
+) -> ExitCode:
+    """Write a backup of DATABASE as plain SQL. The result is readable: keep it safe."""
+    refuse_together(schema_only, data_only, "--schema-only and --data-only")
+    scope = Scope(
+        schema=not data_only,
+        data=not schema_only,
+        tables=tuple(parse_table_name(text) for text in tables),
+    )
+    repository, manifest = context.find(
+        database,
+        lambda found: choose_backup(found, backup, database=database, kinds=kinds_for(scope)),
+    )
+    identity = context.epoch_identity(repository, manifest)
+    contents = repository.contents(manifest, [identity])
+    request = ExportRequest(
+        contents=contents,
+        sealed=Sealed(repository, [identity]),
+        programs=context.choose_programs(int(contents.point.server_version.split(".")[0]), False),
+        scope=check_scope(scope, manifest.kind),
+        clean=clean,
+        owners=not no_owner,
+        privileges=not no_privileges,
+    )
+    with context.reporter() as reporter:
+        if output == Path("-"):
+            write_sql(request, sys.stdout.buffer, reporter)
+            sys.stdout.buffer.flush()
+            return ExitCode.DONE
+        rows = export(request, output, reporter)
+    size = output.stat().st_size
+    if context.as_json:
+        context.answer(
+            {"backup": manifest.backup, "file": str(output), "rows": rows, "bytes": size}
+        )
+    else:
+        context.out.print(
+            f"[bold]exported[/] {manifest.backup} to {output}: {words.count(rows, 'row')},"
+            f" {words.size(size)}, not encrypted"
+        )
+    return ExitCode.DONE

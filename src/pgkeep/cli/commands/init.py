@@ -1,0 +1,202 @@
+"""pgkeep init: a configuration and keys, asking little."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from getpass import getpass
+from pathlib import Path
+
+import rich_click as click
+from rich.panel import Panel
+
+from pgkeep.cli.context import PASSPHRASE_VARIABLE, SIGNER_COMMENT, Context, command_options
+from pgkeep.config import DEFAULT_NAME, default_state_dir, parse
+from pgkeep.errors import ConfigurationError, ExitCode, UsageError
+from pgkeep.postgres.address import Address
+from pgkeep.repository.hostkeys import HostKeys, write_private
+from pgkeep.sealing import X25519Identity, parse_recipient, seal_with_passphrase
+from pgkeep.stores import open_store
+
+_IDENTITY_NAME = "pgkeep-identity.txt"
+
+_TEMPLATE = """\
+# pgkeep: what is backed up, where to, and who can open it. No secret belongs in this file.
+
+state_dir = {state_dir}
+
+[databases.{database}]
+url = {url}
+
+[repositories.local]
+url = {repository}
+
+[encryption]
+# Whoever holds the private half of one of these opens the backups. ssh keys work too.
+recipients = [{recipients}]
+# Whose backups are believed at restore: this host's signing key.
+trusted_signers = [{signer}]
+"""
+
+
+@click.command("init")
+@click.argument("database", default="main")
+@click.option("--url-env", metavar="NAME", help="The variable that holds the connection string.")
+@click.option(
+    "--url-file", type=click.Path(path_type=Path), help="The file that holds the connection string."
+)
+@click.option("--repository", metavar="URL", help="Where backups go.  [default: ./backups]")
+@click.option(
+    "--recipient",
+    "recipients",
+    multiple=True,
+    help="A public key that opens backups (age1... or an ssh key); repeatable. Without one, a new"
+    " identity is made.",
+)
+@click.option("--passphrase", is_flag=True, help="Protect the new identity with a passphrase.")
+@click.option(
+    "--state-dir", type=click.Path(path_type=Path), help="Where this host keeps its keys."
+)
+@command_options()
+def init(
+    context: Context,
+    database: str,
+    url_env: str | None,
+    url_file: Path | None,
+    repository: str | None,
+    recipients: tuple[str, ...],
+    passphrase: bool,
+    state_dir: Path | None,
+) -> ExitCode:
+    """Write a configuration for DATABASE, and make the keys."""
+    path = (context.config_path or Path(DEFAULT_NAME)).absolute()
+    identity_path = path.parent / _IDENTITY_NAME
+    state = (state_dir or default_state_dir()).absolute()
+    place = repository or (path.parent / "backups").as_uri()
+    _refuse(path, identity_path if not recipients else None)
+    open_store(place)
+    for text in recipients:
+        parse_recipient(text)
+    parse({"databases": {database: {"url": "x"}}})
+    secret = _passphrase() if passphrase and not recipients else ""
+    source = _url_reference(path.parent, database, url_env, url_file)
+
+    signer = HostKeys(state).signing_key().public
+    HostKeys(state).index_key()
+    if not recipients:
+        identity = X25519Identity.generate()
+        recipients = (str(identity.recipient),)
+        plain = _identity_file(identity, signer.line, database)
+        write_private(identity_path, seal_with_passphrase(plain, secret) if secret else plain)
+    document = _TEMPLATE.format(
+        state_dir=_toml(str(state)),
+        database=database,
+        url=source,
+        repository=_toml(place),
+        recipients=", ".join(_toml(text) for text in recipients),
+        signer=_toml(signer.line),
+    )
+    write_private(path, document.encode())
+    made = identity_path if identity_path.exists() else None
+    if context.as_json:
+        context.answer(
+            {
+                "config": str(path),
+                "identity": str(made) if made else None,
+                "recipients": list(recipients),
+                "signer": signer.fingerprint,
+                "repository": place,
+            }
+        )
+    else:
+        _explain(context, path, made, signer.fingerprint, database, source, protected=bool(secret))
+    return ExitCode.DONE
+
+
+def _refuse(path: Path, identity_path: Path | None) -> None:
+    for file in (path, identity_path):
+        if file is not None and file.exists():
+            raise ConfigurationError(
+                f"{str(file)!r} is there already", hint="Move it away first; nothing was changed."
+            )
+    if not path.parent.is_dir():
+        raise ConfigurationError(f"there is no folder {str(path.parent)!r}")
+
+
+def _url_reference(folder: Path, database: str, env: str | None, file: Path | None) -> str:
+    """How the configuration refers to the connection string, asking for it if there is a person."""
+    if env and file:
+        raise UsageError("--url-env and --url-file exclude each other")
+    if file is not None:
+        return f"{{ file = {_toml(str(file.absolute()))} }}"
+    name = env or re.sub(r"[^A-Z0-9]", "_", database.upper()) + "_DATABASE_URL"
+    if env is None and name not in os.environ and sys.stdin.isatty():
+        url = getpass(f"Connection string of {database} (not shown; empty: it is in ${name}): ")
+        if url.strip():
+            Address.parse(url.strip())
+            kept = folder / f"{database}.url"
+            write_private(kept, url.strip().encode() + b"\n")
+            return f"{{ file = {_toml(str(kept))} }}"
+    return f"{{ env = {_toml(name)} }}"
+
+
+def _identity_file(identity: X25519Identity, signer: str, database: str) -> bytes:
+    return (
+        f"# pgkeep identity: opens the backups of {database!r}. Keep it away from their host.\n"
+        f"# public key: {identity.recipient}\n"
+        f"{SIGNER_COMMENT}{signer}\n"
+        f"{identity}\n"
+    ).encode()
+
+
+def _passphrase() -> str:
+    if value := os.environ.get(PASSPHRASE_VARIABLE):
+        return value
+    if not sys.stdin.isatty():
+        raise UsageError(
+            "there is no terminal to ask for a passphrase", hint=f"Set {PASSPHRASE_VARIABLE}."
+        )
+    first = getpass("Passphrase for the identity: ")
+    if not first or getpass("Once more: ") != first:
+        raise UsageError("the passphrases are empty or differ; nothing was written")
+    return first
+
+
+def _toml(text: str) -> str:
+    """A TOML basic string."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'
+
+
+def _explain(
+    context: Context,
+    path: Path,
+    identity: Path | None,
+    fingerprint: str,
+    database: str,
+    source: str,
+    *,
+    protected: bool,
+) -> None:
+    out = context.out
+    out.print(f"[green]✓[/] {path}: the configuration")
+    out.print(f"[green]✓[/] this host signs as {fingerprint}")
+    if identity is not None:
+        out.print(f"[green]✓[/] {identity}: the identity, the only thing that opens backups")
+        guarded = "It asks for your passphrase." if protected else "It has no passphrase."
+        out.print(
+            Panel(
+                f"[bold]Move {identity.name} away from this machine now[/]: into a password"
+                f" manager, and on paper. {guarded} Backups need only the public key; restores need"
+                " this file. Whoever has it reads your backups; without it nobody does, you"
+                f" included.\nNote the signer too: {fingerprint}",
+                title="keep elsewhere",
+                border_style="yellow",
+                width=min(out.width, 90),
+            ),
+            soft_wrap=False,
+        )
+    if "env" in source:
+        out.print(f"next: set the variable in [bold]url = {source}[/], then")
+    out.print(f"next: [bold]pgkeep backup {database}[/]")

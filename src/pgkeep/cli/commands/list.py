@@ -1,0 +1,92 @@
+"""pgkeep list: which backups there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+
+import rich_click as click
+
+from pgkeep.cli import words
+from pgkeep.cli.context import Context, command_options
+from pgkeep.errors import ExitCode, PgkeepError
+from pgkeep.model import Manifest
+
+
+@click.command("list")
+@click.argument("database", required=False)
+@command_options(repository=True, identity=True)
+def list_backups(context: Context, database: str | None) -> ExitCode:
+    """List the whole backups of DATABASE, or of all, newest first, signatures checked."""
+    where: dict[str, list[str]] = {}
+    manifests: dict[str, Manifest] = {}
+    problems: list[PgkeepError] = []
+    for repository in context.repositories():
+        listing = context.listing(repository, database)
+        problems += listing.problems
+        for manifest in listing.backups:
+            manifests.setdefault(manifest.backup, manifest)
+            where.setdefault(manifest.backup, []).append(repository.name)
+    found = sorted(manifests.values(), key=lambda manifest: manifest.started, reverse=True)
+    if context.as_json:
+        context.answer([_document(manifest, where[manifest.backup]) for manifest in found])
+    elif found:
+        for line in _lines(found, where, context.now()):
+            context.out.print(line)
+    else:
+        context.out.print(f"no backups{f' of {database!r}' if database else ''} yet")
+    for problem in problems:
+        context.err.print(f"[yellow]![/] {problem.message}")
+    return ExitCode.ATTENTION if problems else ExitCode.DONE
+
+
+def _lines(found: list[Manifest], where: dict[str, list[str]], now: datetime) -> Iterator[str]:
+    """Two lines a backup, under a heading for each database: whole on a narrow terminal too."""
+    for database in sorted({manifest.database for manifest in found}):
+        yield f"[bold cyan]{database}[/]"
+        for manifest in found:
+            if manifest.database == database:
+                yield from _two_lines(manifest, where[manifest.backup], now)
+
+
+def _two_lines(manifest: Manifest, where: list[str], now: datetime) -> Iterator[str]:
+    totals = manifest.totals
+    yield (
+        f"  [bold]{manifest.backup}[/]  {manifest.kind:<6} {manifest.tier:<7}"
+        f" {words.age(manifest.started, now)}"
+    )
+    sizes = (
+        f"{words.size(totals.database_bytes)} in the database, {words.size(totals.stored_bytes)}"
+        f" stored ({words.ratio(totals.database_bytes, totals.stored_bytes)})"
+    )
+    kept = f"{totals.rows:,} rows" if manifest.kind.has_data else "no rows"
+    gaps = (
+        f" · [yellow]{manifest.not_kept} not kept[/], see pgkeep show" if manifest.not_kept else ""
+    )
+    yield (
+        f"  [dim]{kept} · {sizes} · took {words.duration(manifest.seconds)}"
+        f" · in {', '.join(where)}[/]{gaps}"
+    )
+
+
+def _document(manifest: Manifest, where: list[str]) -> dict[str, object]:
+    totals = manifest.totals
+    return {
+        "backup": manifest.backup,
+        "database": manifest.database,
+        "kind": manifest.kind.value,
+        "tier": manifest.tier.value,
+        "started": manifest.started.isoformat(),
+        "finished": manifest.finished.isoformat(),
+        "seconds": manifest.seconds,
+        "rows": totals.rows,
+        "tables": totals.tables,
+        "database_bytes": totals.database_bytes,
+        "bytes_read": totals.text_bytes,
+        "bytes_stored": totals.stored_bytes,
+        "parts_read": totals.parts_read,
+        "parts_reused": totals.parts_reused,
+        "not_kept": manifest.not_kept,
+        "server_version": manifest.server_version,
+        "repositories": where,
+    }

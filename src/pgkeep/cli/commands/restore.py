@@ -1,0 +1,195 @@
+"""pgkeep restore: get a database back, and prove it."""
+
+from __future__ import annotations
+
+import time
+
+import rich_click as click
+from rich.markup import escape
+
+from pgkeep.cli import words
+from pgkeep.cli.context import Context, command_options, refuse_together
+from pgkeep.config import SecretReference
+from pgkeep.errors import ExitCode
+from pgkeep.model import Kind, Manifest
+from pgkeep.postgres.address import Address
+from pgkeep.recovery.load import Sealed
+from pgkeep.recovery.plan import Scope, check_scope, parse_table_name
+from pgkeep.recovery.request import RestoreRequest, RestoreResult
+from pgkeep.recovery.restore import describe_plan, raise_unless_proven, restore
+from pgkeep.repository.repository import choose_backup
+
+
+def kinds_for(scope: Scope) -> set[Kind]:
+    """Which kinds of backup can give a scope, when none is named."""
+    if scope.schema and scope.data:
+        return {Kind.FULL}
+    return {Kind.FULL, Kind.SCHEMA} if scope.schema else {Kind.FULL, Kind.DATA}
+
+
+def scope_options(function: click.decorators.FC) -> click.decorators.FC:
+    """Which backup, and what of it."""
+    for option in (
+        click.option("--data-only", is_flag=True, help="Rows, into tables that are there."),
+        click.option("--schema-only", is_flag=True, help="Definitions without rows."),
+        click.option(
+            "--table",
+            "tables",
+            multiple=True,
+            metavar="TABLE",
+            help="Just this table, with what it needs; repeatable.",
+        ),
+        click.option("--backup", "backup", metavar="ID", help="Which backup (its id or the"
+                     " beginning of it).  [default: the newest]"),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+@click.command("restore")
+@click.argument("database")
+@click.option(
+    "--target",
+    required=True,
+    metavar="URL",
+    help="The database to restore into, empty. env:NAME or file:PATH keep a password off the"
+    " command line.",
+)
+@scope_options
+@click.option("--into-schema", metavar="SCHEMA", help="Put the chosen tables under this schema.")
+@click.option("--no-owner", is_flag=True, help="Everything belongs to the role that restores.")
+@click.option("--no-privileges", is_flag=True, help="Restore no grants.")
+@click.option(
+    "--allow-non-empty",
+    is_flag=True,
+    help="Restore beside what the target holds; what is there already is left as it is.",
+)
+@click.option(
+    "--go-on-after-damage",
+    is_flag=True,
+    help="Restore all the rest when stored objects are damaged or missing (still exit code 1).",
+)
+@click.option("--jobs", type=click.IntRange(1, 64), help="Connections that write at once.")
+@click.option("--dry-run", is_flag=True, help="Show the plan and touch nothing.")
+@command_options(repository=True, identity=True)
+def restore_command(
+    context: Context,
+    database: str,
+    target: str,
+    backup: str | None,
+    tables: tuple[str, ...],
+    schema_only: bool,
+    data_only: bool,
+    into_schema: str | None,
+    no_owner: bool,
+    no_privileges: bool,
+    allow_non_empty: bool,
+    go_on_after_damage: bool,
+    jobs: int | None,
+    dry_run: bool,
+) -> ExitCode:
+    """Restore a backup of DATABASE into an empty database, and compare every row.
+
+    Ends with exit code 0 only if the target was proven to equal the backup.
+    """
+    refuse_together(schema_only, data_only, "--schema-only and --data-only")
+    scope = Scope(
+        schema=not data_only,
+        data=not schema_only,
+        tables=tuple(parse_table_name(text) for text in tables),
+        into_schema=into_schema,
+    )
+    repository, manifest = context.find(
+        database,
+        lambda found: choose_backup(found, backup, database=database, kinds=kinds_for(scope)),
+    )
+    check_scope(scope, manifest.kind)
+    identity = context.epoch_identity(repository, manifest)
+    request = RestoreRequest(
+        manifest=manifest,
+        contents=repository.contents(manifest, [identity]),
+        sealed=Sealed(repository, [identity]),
+        target=_target(context, target),
+        scope=scope,
+        choose_programs=context.choose_programs,
+        jobs=context.jobs(jobs),
+        now=context.now,
+        owners=not no_owner,
+        privileges=not no_privileges,
+        allow_occupied=allow_non_empty or bool(tables and into_schema is None and not data_only),
+        go_on_after_damage=go_on_after_damage,
+    )
+    if dry_run:
+        for line in describe_plan(request):
+            context.out.print(escape(line))
+        return ExitCode.DONE
+    started = time.monotonic()
+    with context.reporter() as reporter:
+        result = restore(request, reporter)
+    seconds = time.monotonic() - started
+    if context.as_json:
+        context.answer(_document(manifest, result, seconds))
+    else:
+        _show(context, manifest, result, seconds)
+    raise_unless_proven(result)
+    return ExitCode.DONE
+
+
+def _target(context: Context, text: str) -> Address:
+    for prefix in ("env", "file"):
+        if text.startswith(f"{prefix}:"):
+            reference = SecretReference.model_validate({prefix: text.removeprefix(f"{prefix}:")})
+            return Address.parse(reference.resolve("the target's URL"))
+    address = Address.parse(text)
+    if "password" in address.parameters and not address.is_local:
+        context.err.print(
+            "[yellow]![/] a password on the command line can be seen by every user of this"
+            " machine: better --target env:NAME or file:PATH"
+        )
+    return address
+
+
+def _show(context: Context, manifest: Manifest, result: RestoreResult, seconds: float) -> None:
+    proof, out = result.proof, context.out
+    out.print(f"\n[bold]restored[/] {manifest.backup} in {words.duration(seconds)}")
+    if proof.holds and not result.lost:
+        proven = [f"{words.count(proof.rows, 'row')} of {words.count(len(proof.tables), 'table')}"]
+        if proof.definitions:
+            proven.append(words.count(proof.definitions, "definition"))
+        if proof.sequences:
+            proven.append(words.count(proof.sequences, "sequence"))
+        out.print(f"[bold green]proven[/]   {', '.join(proven)}: read back, equal to the backup")
+    for name in result.matviews:
+        out.print(f"[dim]refreshed, not compared: materialized view {escape(str(name))}[/]")
+    for text in proof.not_compared:
+        out.print(f"[dim]not compared: {escape(text)}[/]")
+    for text in proof.differences:
+        out.print(f"[bold red]differs[/]  {escape(text)}")
+    for item in result.lost:
+        out.print(f"[bold red]lost[/]     {escape(item.what)}: {escape(item.reason)}")
+
+
+def _document(manifest: Manifest, result: RestoreResult, seconds: float) -> dict[str, object]:
+    proof = result.proof
+    return {
+        "backup": manifest.backup,
+        "proven": proof.holds and not result.lost,
+        "seconds": round(seconds, 3),
+        "rows": proof.rows,
+        "tables": [
+            {
+                "schema": table.name.schema,
+                "table": table.name.name,
+                "rows": table.restored.rows,
+                "matches": table.matches,
+            }
+            for table in proof.tables
+        ],
+        "definitions": proof.definitions,
+        "sequences": proof.sequences,
+        "differences": list(proof.differences),
+        "not_compared": list(proof.not_compared),
+        "lost": [{"what": item.what, "reason": item.reason} for item in result.lost],
+        "created_roles": list(result.created_roles),
+        "refreshed": [str(name) for name in result.matviews],
+    }

@@ -1,0 +1,120 @@
+"""pgkeep show: what is in a backup."""
+
+from __future__ import annotations
+
+import rich_click as click
+from rich.markup import escape
+from rich.table import Table
+
+from pgkeep.cli import words
+from pgkeep.cli.context import Context, command_options
+from pgkeep.errors import ExitCode
+from pgkeep.model import Contents, Kind, Manifest
+from pgkeep.repository.repository import Repository, choose_backup
+
+
+@click.command("show")
+@click.argument("database")
+@click.argument("backup", required=False)
+@command_options(repository=True, identity=True)
+def show(context: Context, database: str, backup: str | None) -> ExitCode:
+    """Show what a BACKUP (by default the newest) of DATABASE holds, and what it does not."""
+    repository, manifest = context.find(
+        database, lambda found: choose_backup(found, backup, database=database, kinds=set(Kind))
+    )
+    contents = context.contents(repository, manifest)
+    if context.as_json:
+        context.answer(_document(manifest, contents))
+    else:
+        _print(context, repository, manifest, contents)
+    return ExitCode.DONE
+
+
+def _print(
+    context: Context, repository: Repository, manifest: Manifest, contents: Contents
+) -> None:
+    totals, point, out = manifest.totals, contents.point, context.out
+    head = Table.grid(padding=(0, 2))
+    head.add_row("[bold]backup[/]", f"[bold]{manifest.backup}[/] of {manifest.database!r}")
+    head.add_row("kind", f"{manifest.kind}, filed under {manifest.tier}")
+    head.add_row("when", f"{words.moment(point.taken)} ({words.age(point.taken, context.now())})")
+    head.add_row("server", f"PostgreSQL {point.server_version}, WAL position {point.lsn}")
+    head.add_row(
+        "size",
+        f"{words.size(totals.database_bytes)} in the database, {words.size(totals.stored_bytes)}"
+        f" stored ({words.ratio(totals.database_bytes, totals.stored_bytes)} smaller)",
+    )
+    head.add_row("took", f"{words.duration(manifest.seconds)} on {manifest.host}")
+    head.add_row("where", f"{repository.store.url}/{manifest.folder}")
+    head.add_row("opened by", f"keys/{manifest.epoch}.age and one of the operators' keys")
+    out.print(head)
+    if contents.tables:
+        out.print()
+        out.print(_tables(contents))
+    rest = [
+        (len(contents.sequences), "sequence"),
+        (len(contents.large_objects.owners), "large object"),
+        (len(contents.populated_matviews), "filled materialized view"),
+        (len(contents.roles), "role"),
+    ]
+    out.print()
+    out.print("and " + ", ".join(words.count(number, noun) for number, noun in rest))
+    if contents.not_kept:
+        out.print("\n[bold]not kept[/]")
+        for item in contents.not_kept:
+            out.print(f"  {escape(item.what)}: {escape(item.why)}")
+
+
+def _tables(contents: Contents) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("table")
+    for heading in ("rows", "in the database", "as text", "stored", "parts"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for item in sorted(contents.tables, key=lambda item: (-item.rows, item.name)):
+        table.add_row(
+            escape(str(item.name)),
+            f"{item.rows:,}",
+            words.size(item.heap_bytes),
+            words.size(item.text_bytes),
+            words.size(item.stored_bytes),
+            str(len(item.parts)),
+        )
+    return table
+
+
+def _document(manifest: Manifest, contents: Contents) -> dict[str, object]:
+    totals, point = manifest.totals, contents.point
+    return {
+        "backup": manifest.backup,
+        "database": manifest.database,
+        "kind": manifest.kind.value,
+        "tier": manifest.tier.value,
+        "taken": point.taken.isoformat(),
+        "lsn": point.lsn,
+        "server_version": point.server_version,
+        "seconds": manifest.seconds,
+        "rows": totals.rows,
+        "database_bytes": totals.database_bytes,
+        "bytes_read": totals.text_bytes,
+        "bytes_stored": totals.stored_bytes,
+        "tables": [
+            {
+                "schema": table.name.schema,
+                "table": table.name.name,
+                "rows": table.rows,
+                "heap_bytes": table.heap_bytes,
+                "text_bytes": table.text_bytes,
+                "stored_bytes": table.stored_bytes,
+                "parts": len(table.parts),
+            }
+            for table in contents.tables
+        ],
+        "sequences": len(contents.sequences),
+        "large_objects": len(contents.large_objects.owners),
+        "materialized_views": [str(name) for name in contents.populated_matviews],
+        "roles": [role.name for role in contents.roles],
+        "not_kept": [
+            {"what": item.what, "why": item.why, "needs_attention": item.needs_attention}
+            for item in contents.not_kept
+        ],
+    }

@@ -1,0 +1,382 @@
+"""What every command shares: options, configuration, repositories, keys and trust."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import wraps
+from getpass import getpass
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import rich_click as click
+from rich.console import Console
+
+from pgkeep import config as configuration
+from pgkeep.cli.progress import CliReporter, PlainReporter, QuietReporter, TerminalReporter
+from pgkeep.config import Config
+from pgkeep.errors import (
+    BackupMissing,
+    ConfigurationError,
+    KeyMissing,
+    KeyUnusable,
+    NotAuthentic,
+    ObjectMissing,
+    PgkeepError,
+    UsageError,
+)
+from pgkeep.model import Contents, Manifest
+from pgkeep.postgres.address import Address
+from pgkeep.postgres.programs import Programs, choose_client
+from pgkeep.repository.hostkeys import HostKeys
+from pgkeep.repository.repository import Listing, Repository
+from pgkeep.sealing import (
+    EpochKey,
+    Identity,
+    PublicSigner,
+    X25519Identity,
+    load_epoch,
+    load_identities,
+    open_with,
+)
+from pgkeep.stores import open_store
+
+IDENTITY_VARIABLE = "PGKEEP_IDENTITY"
+PASSPHRASE_VARIABLE = "PGKEEP_PASSPHRASE"  # noqa: S105  (its name, not its value)
+SIGNER_COMMENT = "# pgkeep signer: "
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(slots=True)
+class Context:
+    """One call of a command. Nothing is read before it is needed."""
+
+    config_path: Path | None
+    as_json: bool
+    quiet: bool
+    repository_urls: tuple[str, ...] = ()
+    identity_paths: tuple[Path, ...] = ()
+    signers_path: Path | None = None
+    trusted_fingerprints: tuple[str, ...] = ()
+    out: Console = field(default_factory=lambda: Console(highlight=False, soft_wrap=True))
+    err: Console = field(
+        default_factory=lambda: Console(stderr=True, highlight=False, soft_wrap=True)
+    )
+    _config: Config | None = None
+    _identities: tuple[Identity, ...] | None = None
+    _identity_signers: tuple[PublicSigner, ...] = ()
+
+    # --- configuration ----------------------------------------------------------------------
+
+    @property
+    def config(self) -> Config:
+        """The configuration; none is needed where a repository is named on the command line."""
+        if self._config is None:
+            path = configuration.locate(self.config_path)
+            if self.repository_urls and self.config_path is None and not path.exists():
+                self._config = Config()
+            else:
+                self._config = configuration.load(path)
+                self._warn_of_secrets(self._config)
+        return self._config
+
+    def _warn_of_secrets(self, config: Config) -> None:
+        for name in config.inline_secrets():
+            self.err.print(
+                f"[yellow]![/] the password of database {name!r} stands in {config.origin}: better"
+                f' url = {{ env = "..." }} or {{ file = "..." }}'
+            )
+
+    @property
+    def keys(self) -> HostKeys:
+        """This host's own keys."""
+        return HostKeys(self.config.state_dir)
+
+    def address(self, database: str) -> Address:
+        """Where a configured database is."""
+        url = configuration.resolve(
+            self.config.database(database).url, f"the URL of database {database!r}"
+        )
+        return Address.parse(url)
+
+    def jobs(self, given: int | None, configured: int | None = None) -> int:
+        """How many connections work at once: one more than processors keeps them all busy."""
+        return given or configured or (os.cpu_count() or 1) + 1
+
+    def choose_programs(self, major: int, need_tls: bool) -> Programs:
+        """PostgreSQL's client programs for a server."""
+        return choose_client(major, need_tls=need_tls, bin_dirs=self.config.postgres_bin_dirs)
+
+    @staticmethod
+    def now() -> datetime:
+        return datetime.now(UTC)
+
+    # --- output -----------------------------------------------------------------------------
+
+    def reporter(self) -> CliReporter:
+        """Progress on standard error, in the form that suits it."""
+        if self.quiet:
+            return QuietReporter(self.err)
+        if self.err.is_terminal:
+            return TerminalReporter(self.err)
+        return PlainReporter(self.err)
+
+    def answer(self, document: object) -> None:
+        """The one JSON document of a call with --json."""
+        sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
+        sys.stdout.flush()
+
+    # --- repositories -----------------------------------------------------------------------
+
+    def repository_places(self) -> tuple[tuple[str, str], ...]:
+        """(name, URL) of the repositories to use."""
+        if self.repository_urls:
+            return tuple((url, url) for url in self.repository_urls)
+        places = tuple((name, item.url) for name, item in self.config.repositories.items())
+        if not places:
+            raise ConfigurationError(
+                "no repository is configured",
+                hint='Add to the configuration: [repositories.local] url = "file:///backups".',
+            )
+        return places
+
+    def repositories(self) -> tuple[Repository, ...]:
+        """All repositories, which must exist."""
+        return tuple(
+            Repository.open(name, open_store(url)) for name, url in self.repository_places()
+        )
+
+    def listing(self, repository: Repository, database: str | None) -> Listing:
+        """What is there, with signatures checked."""
+        return repository.backups(lambda: self.trusted(repository), database)
+
+    def find(
+        self, database: str, choose: Callable[[Listing], Manifest]
+    ) -> tuple[Repository, Manifest]:
+        """The first repository that has the backup. What is wrong elsewhere is a notice."""
+        failure: PgkeepError | None = None
+        for repository in self.repositories():
+            listing = self.listing(repository, database)
+            for problem in listing.problems:
+                self.err.print(f"[yellow]![/] {problem.message}")
+            try:
+                return repository, choose(listing)
+            except BackupMissing as exc:
+                failure = failure or exc
+        assert failure is not None
+        raise failure
+
+    # --- trust ------------------------------------------------------------------------------
+
+    def trusted(self, repository: Repository) -> Sequence[PublicSigner]:
+        """Whose signature counts: never merely what the repository itself says."""
+        signers = [PublicSigner.parse(line) for line in self.config.encryption.trusted_signers]
+        if own := self.keys.existing_signing_key():
+            signers.append(own.public)
+        if self.signers_path is not None:
+            signers += _signers_in(_read(self.signers_path), str(self.signers_path))
+        if self.identity_paths:
+            self.identities()
+            signers += self._identity_signers
+        for signer in repository.signers_here():
+            if signer.fingerprint in self.trusted_fingerprints:
+                signers.append(signer)
+        if not signers:
+            found = ", ".join(signer.fingerprint for signer in repository.signers_here())
+            raise NotAuthentic(
+                "nobody is known here whose signature counts"
+                f" (the repository names {found or 'nobody'})",
+                hint="Compare the fingerprint with the one that pgkeep init told, then pass"
+                " --trust FINGERPRINT; or pass --allowed-signers FILE.",
+            )
+        return signers
+
+    # --- keys -------------------------------------------------------------------------------
+
+    def identities(self) -> tuple[Identity, ...]:
+        """The operator's keys, from --identity or the environment. Asked for once."""
+        if self._identities is None:
+            paths = self.identity_paths
+            if not paths and (named := os.environ.get(IDENTITY_VARIABLE)):
+                paths = (Path(named),)
+            if not paths:
+                raise KeyMissing(
+                    "opening a backup needs a key, and none was given",
+                    hint=f"Pass --identity FILE (or set {IDENTITY_VARIABLE}): the identity file"
+                    " that pgkeep init made, or an SSH private key that is a recipient.",
+                )
+            found: list[Identity] = []
+            for path in paths:
+                text = _read(path)
+                found += load_identities(text, passphrase=_ask_passphrase, name=str(path))
+                self._identity_signers += _signers_in_comments(text)
+            self._identities = tuple(found)
+        return self._identities
+
+    def epoch_identity(self, repository: Repository, manifest: Manifest) -> X25519Identity:
+        """The key that a backup's objects are sealed to, opened with the operator's."""
+        try:
+            sealed = repository.sealed_epoch_key(manifest.epoch)
+        except ObjectMissing as exc:
+            raise KeyMissing(
+                f"keys/{manifest.epoch}.age is missing from {repository.store.url}, and backup"
+                f" {manifest.backup} cannot be opened without it",
+                hint="Copy that file from another repository of the same databases.",
+            ) from exc
+        try:
+            identity = load_epoch(open_with(self.identities(), sealed))
+        except KeyMissing as exc:
+            given = ", ".join(item.label[:24] + "…" for item in self.identities())
+            raise KeyMissing(
+                f"none of the keys given opens backup {manifest.backup} (given: {given})",
+                hint="Pass the identity file that belongs to one of the configured recipients.",
+            ) from exc
+        if EpochKey(identity.recipient).id != manifest.epoch:
+            raise NotAuthentic(
+                f"keys/{manifest.epoch}.age in {repository.store.url} holds another key"
+            )
+        return identity
+
+    def contents(self, repository: Repository, manifest: Manifest) -> Contents:
+        """A table of contents, by this host's index key or else by the operator's."""
+        index = self.keys.existing_index_key()
+        if index is not None:
+            with suppress(KeyMissing):
+                return repository.contents(manifest, [index])
+        return repository.contents(manifest, [self.epoch_identity(repository, manifest)])
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        reason = (exc.strerror or str(exc)).lower()
+        raise KeyUnusable(
+            f"cannot read {str(path)!r}: {reason}", hint="Check the path and its rights."
+        ) from exc
+
+
+def _signers_in(data: bytes, name: str) -> list[PublicSigner]:
+    lines = data.decode("utf-8", "replace").splitlines()
+    signers = [PublicSigner.parse(line[line.index("ssh-") :]) for line in lines if "ssh-" in line]
+    if not signers:
+        raise KeyUnusable(f"{name!r} names no signer", hint="Give an allowed_signers file.")
+    return signers
+
+
+def _signers_in_comments(data: bytes) -> tuple[PublicSigner, ...]:
+    """An identity file may say whose backups it belongs to: it was kept apart from them."""
+    lines = data.decode("utf-8", "replace").splitlines()
+    return tuple(
+        PublicSigner.parse(line.removeprefix(SIGNER_COMMENT))
+        for line in lines
+        if line.startswith(SIGNER_COMMENT)
+    )
+
+
+def _ask_passphrase(prompt: str) -> str:
+    if value := os.environ.get(PASSPHRASE_VARIABLE):
+        return value
+    if not sys.stdin.isatty():
+        raise KeyMissing(
+            "a key has a passphrase, and there is no terminal to ask for it",
+            hint=f"Set {PASSPHRASE_VARIABLE}, or run this in a terminal.",
+        )
+    return getpass(f"{prompt}: ")
+
+
+# --- options --------------------------------------------------------------------------------
+
+
+def command_options(
+    *, repository: bool = False, identity: bool = False
+) -> Callable[[Callable[..., R]], Callable[..., R]]:
+    """The options that commands share; the function gets them as one `Context`, its first."""
+
+    def decorate(function: Callable[..., R]) -> Callable[..., R]:
+        @wraps(function)
+        def run(**values: Any) -> R:
+            context = Context(
+                config_path=values.pop("config_path"),
+                as_json=values.pop("as_json"),
+                quiet=values.pop("quiet"),
+                repository_urls=values.pop("repository_urls", ()),
+                identity_paths=values.pop("identity_paths", ()),
+                signers_path=values.pop("signers_path", None),
+                trusted_fingerprints=values.pop("trusted_fingerprints", ()),
+            )
+            values.pop("debug")
+            return function(context, **values)
+
+        wrapped: Callable[..., R] = run
+        for option in reversed(_shared(repository=repository, identity=identity)):
+            wrapped = option(wrapped)
+        return wrapped
+
+    return decorate
+
+
+def _shared(*, repository: bool, identity: bool) -> list[Callable[..., Any]]:
+    options: list[Callable[..., Any]] = []
+    if repository:
+        options.append(
+            click.option(
+                "--repository",
+                "repository_urls",
+                multiple=True,
+                metavar="URL",
+                help="Use this repository, not the configured ones (needs no configuration).",
+            )
+        )
+        options.append(
+            click.option(
+                "--allowed-signers",
+                "signers_path",
+                type=click.Path(path_type=Path),
+                help="A file of signers to believe, kept outside the repository.",
+            )
+        )
+        options.append(
+            click.option(
+                "--trust",
+                "trusted_fingerprints",
+                multiple=True,
+                metavar="FINGERPRINT",
+                help="Believe the signer with this fingerprint (SHA256:...).",
+            )
+        )
+    if identity:
+        options.append(
+            click.option(
+                "--identity",
+                "identity_paths",
+                multiple=True,
+                type=click.Path(path_type=Path),
+                help=f"A key that opens backups; repeatable (or {IDENTITY_VARIABLE}).",
+            )
+        )
+    options += [
+        click.option(
+            "--config",
+            "config_path",
+            type=click.Path(path_type=Path),
+            help=f"The configuration file (or {configuration.CONFIG_VARIABLE}).",
+        ),
+        click.option("--json", "as_json", is_flag=True, help="Answer with one JSON document."),
+        click.option("--quiet", is_flag=True, help="Show no progress."),
+        click.option("--debug", is_flag=True, help="Show a traceback with an error."),
+    ]
+    return options
+
+
+def refuse_together(first: bool, second: bool, words: str) -> None:
+    """`UsageError` when two options that exclude each other are both given."""
+    if first and second:
+        raise UsageError(f"{words} exclude each other")

@@ -1,0 +1,83 @@
+"""The entry: the one place that turns errors into messages and exit codes."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import NoReturn
+
+import click
+import rich_click
+from rich.console import Console
+from rich.markup import escape
+
+from pgkeep import __version__
+from pgkeep.cli.commands.backup import backup
+from pgkeep.cli.commands.demo import demo
+from pgkeep.cli.commands.export import export_command
+from pgkeep.cli.commands.init import init
+from pgkeep.cli.commands.list import list_backups
+from pgkeep.cli.commands.restore import restore_command
+from pgkeep.cli.commands.show import show
+from pgkeep.errors import ExitCode, PgkeepError
+
+_INTERRUPTED = 130
+
+
+@rich_click.group()
+@rich_click.version_option(__version__, prog_name="pgkeep")
+def pgkeep() -> None:
+    """Backups of a PostgreSQL database, encrypted, and proven by restoring them."""
+
+
+for command in (demo, init, backup, list_backups, show, restore_command, export_command):
+    pgkeep.add_command(command)
+
+
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line; the exit code."""
+    err = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        code: object = pgkeep.main(arguments, prog_name="pgkeep", standalone_mode=False)
+        return code if isinstance(code, int) else ExitCode.DONE
+    except PgkeepError as exc:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        _show(err, str(exc), exc.hint)
+        return exc.exit_code
+    except click.exceptions.Exit as exc:
+        return exc.exit_code
+    except click.ClickException as exc:
+        _show(err, f"[E001] {_lower(exc.format_message())}", "Run the command with --help.")
+        return ExitCode.USAGE
+    except (KeyboardInterrupt, click.Abort):
+        _show(err, "interrupted", "Nothing half-written counts; run the same command again.")
+        return _INTERRUPTED
+    except BrokenPipeError:
+        return ExitCode.FAILED
+    except Exception as exc:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        text = (str(exc).splitlines() or [""])[0]
+        _show(
+            err,
+            f"[E000] unexpected {type(exc).__name__}: {text}",
+            "This is a defect of pgkeep: run again with --debug and report it.",
+        )
+        return ExitCode.FAILED
+
+
+def _show(err: Console, message: str, hint: str) -> None:
+    err.print(f"[bold red]error:[/] {escape(message)}")
+    if hint:
+        err.print(f"[bold]HINT:[/] {escape(hint)}")
+
+
+def _lower(message: str) -> str:
+    text = message.splitlines()[0].rstrip(".")
+    return text[:1].lower() + text[1:]

@@ -1,0 +1,130 @@
+"""Real servers, one of each version for the whole run, and a database of its own for each test."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from pgkeep.cli.main import run
+from pgkeep.postgres.programs import choose_server, find_programs
+from pgkeep.postgres.server import ScratchServer
+
+_NUMBERS = itertools.count(1)
+
+WHEELS = (17, 18)
+"""The versions that always run; the system's own is added where there is one."""
+
+
+def available_majors() -> list[int]:
+    """The server versions that this machine can run: the wheels' and the system's."""
+    system = {one.major for one in find_programs() if one.origin == "system" and one.has_server}
+    return sorted({*WHEELS, *(major for major in system if major >= 14)})
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Callable[[int], ScratchServer]]:
+    """A function from a major version to a running server, started when first asked for."""
+    running: dict[int, ScratchServer] = {}
+
+    def server(major: int) -> ScratchServer:
+        if major not in running:
+            running[major] = ScratchServer.start(choose_server(major))
+        return running[major]
+
+    yield server
+    for one in running.values():
+        one.stop()
+
+
+@pytest.fixture
+def server(servers: Callable[[int], ScratchServer]) -> ScratchServer:
+    """The server that most tests use."""
+    return servers(17)
+
+
+@pytest.fixture
+def new_database(server: ScratchServer) -> Iterator[Callable[[], str]]:
+    """A function that makes an empty database on `server` and returns its URL."""
+    names: list[str] = []
+
+    def make() -> str:
+        names.append(f"test_{next(_NUMBERS)}")
+        server.create_database(names[-1])
+        return server.url(names[-1])
+
+    yield make
+    for name in names:
+        server.drop_database(name)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a command answered."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> object:
+        return json.loads(self.out)
+
+
+@dataclass(slots=True)
+class Workbench:
+    """A configuration, keys and a repository of a test's own, and the command line in process."""
+
+    folder: Path
+    capture: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch
+    _databases: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "pgkeep.toml"
+
+    @property
+    def identity(self) -> Path:
+        return self.folder / "pgkeep-identity.txt"
+
+    @property
+    def repository(self) -> Path:
+        return self.folder / "backups"
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "state"
+
+    def init(self, url: str, database: str = "shop", *options: str) -> Outcome:
+        """Run `pgkeep init` for a database at `url`; the identity is used from then on."""
+        self.monkeypatch.setenv("SHOP_DATABASE_URL", url)
+        self.monkeypatch.setenv("PGKEEP_IDENTITY", str(self.identity))
+        return self.pgkeep(
+            "init", database, "--url-env", "SHOP_DATABASE_URL",
+            "--state-dir", str(self.state), "--repository", self.repository.as_uri(), *options,
+        )  # fmt: skip
+
+    def pgkeep(self, *arguments: str, expect: int | None = 0) -> Outcome:
+        """Run a command; its exit code must be `expect` unless that is None."""
+        self.capture.readouterr()
+        code = run([*arguments, "--config", str(self.config)])
+        captured = self.capture.readouterr()
+        outcome = Outcome(int(code), captured.out, captured.err)
+        if expect is not None:
+            assert outcome.code == expect, f"{arguments}: {outcome}"
+        return outcome
+
+
+@pytest.fixture
+def workbench(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Workbench:
+    for name in [name for name in os.environ if name.startswith(("PGKEEP_", "PG"))]:
+        monkeypatch.delenv(name)
+    return Workbench(tmp_path, capsys, monkeypatch)
