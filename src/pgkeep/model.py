@@ -202,6 +202,12 @@ class TableContents:
     condition: str = ""
     constraints: tuple[str, ...] = ()
     unlogged: bool = False
+    load_into: TableName | None = None
+    """The partitioned table to load through, where a row's partition may change (enum hashes)."""
+
+    @property
+    def load_name(self) -> TableName:
+        return self.load_into or self.name
 
     @property
     def text_bytes(self) -> int:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
 
+from pgkeep.postgres.server import ScratchServer
 from schemas import (
     EDGE_DATABASES,
     SCALARS,
@@ -22,21 +21,16 @@ from schemas import (
     random_database,
 )
 
-SCRATCH = "helper_shop_schemas"
+SCRATCH = "schemas"
 
 
 @pytest.fixture(scope="module")
-def database_url() -> Iterator[str]:
+def database_url(servers: Callable[[int], ScratchServer]) -> Iterator[str]:
     """An empty database; the tests empty it themselves, again and again."""
-    server = os.environ.get("PGKEEP_TEST_URL", "postgresql://postgres@127.0.0.1:5517/")
-    name = sql.Identifier(SCRATCH)
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
-        connection.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'").format(name)
-        )
-        yield make_conninfo(server, dbname=SCRATCH)
-        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
+    server = servers(17)
+    server.create_database(SCRATCH)
+    yield server.url(SCRATCH)
+    server.drop_database(SCRATCH)
 
 
 @pytest.fixture(scope="module")

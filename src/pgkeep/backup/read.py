@@ -202,6 +202,7 @@ def _table(relation: catalog.Relation, parts: tuple[Part, ...], counted: int) ->
         condition=relation.condition,
         constraints=relation.constraints,
         unlogged=relation.unlogged,
+        load_into=relation.load_into,
     )
 
 

@@ -53,6 +53,8 @@ class Relation:
     """Row-level security would filter what this role reads."""
     condition: str = ""
     """The WHERE clause of an extension's configuration table, empty otherwise."""
+    load_into: TableName | None = None
+    """The partitioned table through which the rows have to be loaded, if not directly."""
     columns: tuple[Column, ...] = ()
     constraints: tuple[str, ...] = ()
 
@@ -60,6 +62,21 @@ class Relation:
     def holds_rows(self) -> bool:
         return self.kind == "r"
 
+
+# The root of partitions by the hash of an enum. Such a hash depends on the enum's oids, which a
+# restore changes, so rows have to find their partitions anew (as pg_dump does it).
+_LOAD_ROOT: LiteralString = """
+    (SELECT ARRAY[rn.nspname, rc.relname]::text[]
+       FROM pg_catalog.pg_class rc JOIN pg_catalog.pg_namespace rn ON rn.oid = rc.relnamespace
+      WHERE c.relispartition AND rc.oid = pg_catalog.pg_partition_root(c.oid)
+        AND EXISTS (
+          SELECT FROM pg_catalog.pg_partition_ancestors(c.oid) x
+            JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = x.relid
+            JOIN pg_catalog.pg_opclass o ON o.oid = ANY (p.partclass)
+            JOIN pg_catalog.pg_am m ON m.oid = o.opcmethod
+           WHERE o.opcname = 'enum_ops' AND m.amname = 'hash'
+             AND o.opcnamespace = 'pg_catalog'::pg_catalog.regnamespace))
+"""
 
 _RELATIONS: LiteralString = (
     """
@@ -72,7 +89,10 @@ _RELATIONS: LiteralString = (
              AND c.relfilenode IS DISTINCT FROM pg_catalog.pg_relation_filenode(c.oid),
            COALESCE(pg_catalog.has_table_privilege(c.oid, 'SELECT'), false)
              AND pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
-           COALESCE(pg_catalog.row_security_active(c.oid), false), ''
+           COALESCE(pg_catalog.row_security_active(c.oid), false), '',
+           """
+    + _LOAD_ROOT
+    + """
       FROM pg_catalog.pg_class c
       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
       LEFT JOIN pg_catalog.pg_am a ON a.oid = c.relam
@@ -90,7 +110,7 @@ _RELATIONS: LiteralString = (
            COALESCE(pg_catalog.has_table_privilege(c.oid, 'SELECT'), false)
              AND pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
            COALESCE(pg_catalog.row_security_active(c.oid), false),
-           COALESCE(NULLIF(k.condition, ''), 'WHERE true')
+           COALESCE(NULLIF(k.condition, ''), 'WHERE true'), NULL
       FROM (SELECT unnest(extconfig) AS oid, unnest(extcondition) AS condition
               FROM pg_catalog.pg_extension) k
       JOIN pg_catalog.pg_class c ON c.oid = k.oid AND c.relkind = 'r'
@@ -136,7 +156,8 @@ def relations(connection: Connection) -> tuple[Relation, ...]:
 
 
 def _relation(row: tuple[Any, ...], columns: _Groups, constraints: _Groups) -> Relation:
-    fields: list[Any] = [row[0], TableName(row[1], row[2]), *row[3:]]
+    root = TableName(*row[-1]) if row[-1] else None
+    fields: list[Any] = [row[0], TableName(row[1], row[2]), *row[3:-1], root]
     fields.append(tuple(Column(*values) for values in columns.get(row[0], ())))
     fields.append(tuple(text for (text,) in constraints.get(row[0], ())))
     return Relation(*fields)

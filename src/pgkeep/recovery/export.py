@@ -202,7 +202,9 @@ def _write_table(
     for part in table.parts:
         if not part.rows:
             continue
-        sink.write(f"\n{copy_in(table.name, table.columns)};\n".replace("STDIN", "stdin").encode())
+        sink.write(
+            f"\n{copy_in(table.load_name, table.columns)};\n".replace("STDIN", "stdin").encode()
+        )
         try:
             for piece in request.sealed.text(part):
                 sink.write(piece)

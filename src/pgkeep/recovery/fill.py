@@ -64,13 +64,36 @@ def fill(run: Run, missing: tuple[Lost, ...]) -> Filled:
 
 @dataclass(slots=True)
 class _Table:
-    """A table under way: what of it is still to come."""
+    """A table under way."""
 
     plan: TableRestore
-    parts_left: int
     indexes_left: int
-    stored: RowSum = field(default_factory=RowSum)
     restored: RowSum = field(default_factory=RowSum)
+
+
+@dataclass(slots=True)
+class _Group:
+    """Tables that are full at the same moment: one, or all that are loaded through one root."""
+
+    name: TableName
+    tables: list[_Table]
+    parts_left: int
+    damaged: bool = False
+    stored: RowSum = field(default_factory=RowSum)
+
+    @property
+    def proof(self) -> TableProof:
+        restored = sum((table.restored for table in self.tables), RowSum())
+        return TableProof(self.name, self.stored, restored)
+
+
+def _groups(tables: Iterable[TableRestore]) -> list[_Group]:
+    found: dict[TableName, _Group] = {}
+    for table in tables:
+        group = found.setdefault(table.load_name, _Group(table.load_name, [], 0))
+        group.tables.append(_Table(table, len(table.indexes)))
+        group.parts_left += len(table.source.parts)
+    return list(found.values())
 
 
 class _Filling:
@@ -82,19 +105,15 @@ class _Filling:
         self._analyzed: set[TableName] = set()
         self._sessions = TargetSessions(run.request.target, _session_settings(run))
         self._readers = _Readers(run)
-        self._tables = [
-            _Table(table, len(table.source.parts), len(table.indexes)) for table in run.plan.tables
-        ]
+        self._groups = _groups(run.plan.tables)
         self._objects: tuple[RowSum, RowSum] | None = None
 
     def first_tasks(self) -> Iterator[Task]:
-        for table in self._tables:
-            for part in table.plan.source.parts:
-                yield Task(
-                    Urgency.LOAD,
-                    -table.plan.source.text_bytes,
-                    partial(self._load, table, part),
-                )
+        for group in self._groups:
+            for table in group.tables:
+                size = -table.plan.source.text_bytes
+                for part in table.plan.source.parts:
+                    yield Task(Urgency.LOAD, size, partial(self._load, group, table, part))
         if self._run.plan.large_objects.parts:
             yield Task(Urgency.LOAD, 0, self._load_large_objects)
 
@@ -116,33 +135,34 @@ class _Filling:
         )
 
     def result(self) -> Filled:
-        tables = [TableProof(t.plan.name, t.stored, t.restored) for t in self._tables]
+        tables = [group.proof for group in self._groups if not group.damaged]
         if self._objects is not None:
             tables.append(TableProof(LARGE_OBJECTS, *self._objects))
         return Filled(tuple(tables), frozenset(self._analyzed), tuple(self._lost))
 
     # --- tasks: each returns those that can begin once it is done -------------------------------
 
-    def _load(self, table: _Table, part: Part) -> Iterable[Task]:
+    def _load(self, group: _Group, table: _Table, part: Part) -> Iterable[Task]:
         run = self._run
         try:
             stored = load.load_part(
                 self._sessions, run.request.sealed, table.plan, part, self._seed, run.reporter
             )
         except PgkeepError as exc:
-            stored = RowSum()
+            stored, group.damaged = RowSum(), True
             self._note_damage(f"table {table.plan.source.name}", exc)
         with self._lock:
-            table.stored += stored
-            table.parts_left -= 1
-            if table.parts_left:
+            group.stored += stored
+            group.parts_left -= 1
+            if group.parts_left:
                 return ()
+        return [task for table in group.tables for task in self._once_full(table)]
+
+    def _once_full(self, table: _Table) -> Iterator[Task]:
         size = -table.plan.source.text_bytes
-        build = [
-            Task(Urgency.INDEX, size, partial(self._index, table, entry))
-            for entry in table.plan.indexes
-        ]
-        return (*build, Task(Urgency.COMPARE, size, partial(self._read_back, table)))
+        for entry in table.plan.indexes:
+            yield Task(Urgency.INDEX, size, partial(self._index, table, entry))
+        yield Task(Urgency.COMPARE, size, partial(self._read_back, table))
 
     def _index(self, table: _Table, entry: Entry) -> Iterable[Task]:
         run = self._run

@@ -91,7 +91,7 @@ def load_part(
     reporter: Reporter,
 ) -> RowSum:
     """Load one part, in one transaction that ends well only if the part's hash is right."""
-    command = copy_in(table.name, table.source.columns)
+    command = copy_in(table.load_name, table.source.columns)
     with sessions.borrow() as connection:
         return _copy(connection, command, sealed.text(part), part, str(table.name), seed, reporter)
 

@@ -42,6 +42,11 @@ class TableRestore:
     name: TableName
     indexes: tuple[Entry, ...] = ()
 
+    @property
+    def load_name(self) -> TableName:
+        """Where COPY puts the rows: the table, or the partitioned table that sorts them out."""
+        return self.source.load_name if self.name == self.source.name else self.name
+
 
 @dataclass(frozen=True, slots=True)
 class RestorePlan:

@@ -136,7 +136,7 @@ def _restore_section(schema: SealedStream, section: str) -> str:
 
 def _data_commands(contents: Contents) -> Iterator[str]:
     for table in contents.tables:
-        command = shlex.quote(copy_in(table.name, table.columns))
+        command = shlex.quote(copy_in(table.load_name, table.columns))
         for part in table.parts:
             yield (f"load {part.rows} {shlex.quote(str(table.name))} {command} {_names(part.text)}")
     for part in contents.large_objects.parts:
