@@ -29,7 +29,7 @@ from pgkeep.model import (
 )
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.archive import matviews_in_order, read_archive
-from pgkeep.postgres.programs import Programs
+from pgkeep.postgres.programs import ChooseClient
 from pgkeep.repository.hostkeys import Epoch, HostKeys
 from pgkeep.repository.instructions import restore_script
 from pgkeep.repository.manifests import dump_contents
@@ -51,8 +51,7 @@ class BackupRequest:
     repositories: Sequence[Repository]
     recipients: tuple[str, ...]
     keys: HostKeys
-    choose_programs: Callable[[int, bool], Programs]
-    """(server's major version, whether TLS is needed) to programs."""
+    choose_client: ChooseClient
     options: BackupConfig
     jobs: int
     now: Callable[[], datetime]
@@ -97,7 +96,11 @@ def _read(
             part_pages=request.options.part_pages,
         )
         options = ReadOptions(
-            programs=request.choose_programs(source.major, request.address.needs_tls),
+            programs=request.choose_client(
+                source.major,
+                need_tls=request.address.needs_tls,
+                server_version=source.point.server_version,
+            ),
             address=request.address,
             jobs=request.jobs,
             lock_timeout_seconds=request.options.lock_timeout_seconds,

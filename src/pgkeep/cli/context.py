@@ -110,9 +110,16 @@ class Context:
         """How many connections work at once: one more than processors keeps them all busy."""
         return given or configured or (os.cpu_count() or 1) + 1
 
-    def choose_programs(self, major: int, need_tls: bool) -> Programs:
+    def choose_client(
+        self, server_major: int, *, need_tls: bool, server_version: str = ""
+    ) -> Programs:
         """PostgreSQL's client programs for a server."""
-        return choose_client(major, need_tls=need_tls, bin_dirs=self.config.postgres_bin_dirs)
+        return choose_client(
+            server_major,
+            need_tls=need_tls,
+            server_version=server_version,
+            bin_dirs=self.config.postgres_bin_dirs,
+        )
 
     @staticmethod
     def now() -> datetime:

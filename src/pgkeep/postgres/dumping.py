@@ -43,16 +43,36 @@ def dump_roles(programs: Programs, address: Address) -> bytes:
 
 
 def script_from_archive(
-    programs: Programs, archive: bytes, arguments: Sequence[str], *, use_list: str | None = None
+    programs: Programs,
+    archive: bytes,
+    arguments: Sequence[str],
+    *,
+    use_list: str,
+    for_major: int,
 ) -> bytes:
-    """The SQL that pg_restore writes for an archive, or for the entries in `use_list`."""
-    with memory_file(archive) as (archive_path, archive_fds):
-        command = [str(programs.path("pg_restore")), "--file=-", *arguments]
-        if use_list is None:
-            return _run([*command, archive_path], "pg_restore", pass_fds=archive_fds)
-        with memory_file(use_list.encode()) as (list_path, list_fds):
-            command += [f"--use-list={list_path}", archive_path]
-            return _run(command, "pg_restore", pass_fds=(*archive_fds, *list_fds))
+    """The SQL that pg_restore writes for the entries in `use_list`, for a server to understand."""
+    script = _script(programs, archive, arguments, use_list)
+    if for_major < 17:  # pg_restore 17 and newer set what older servers do not know
+        head, setting, rest = script.partition(b"\nSET transaction_timeout = 0;\n")
+        if setting and b"\nCREATE " not in head:
+            return head + b"\n" + rest
+    return script
+
+
+def _script(programs: Programs, archive: bytes, arguments: Sequence[str], use_list: str) -> bytes:
+    listed = use_list.encode("utf-8", "surrogateescape")
+    with (
+        memory_file(archive) as (archive_path, archive_fds),
+        memory_file(listed) as (list_path, list_fds),
+    ):
+        return _run(
+            [
+                *(str(programs.path("pg_restore")), "--file=-", *arguments),
+                *(f"--use-list={list_path}", archive_path),
+            ],
+            "pg_restore",
+            pass_fds=(*archive_fds, *list_fds),
+        )
 
 
 def run_script(

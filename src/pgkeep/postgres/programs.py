@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from pgkeep.errors import ProgramMissing
 
@@ -74,6 +74,14 @@ class Programs:
     def has_server(self) -> bool:
         """Whether a server can be made and run with these, not only reached."""
         return all(_is_executable(self.bin_dir / name) for name in _SERVER)
+
+
+class ChooseClient(Protocol):
+    """`choose_client` with the configured places filled in."""
+
+    def __call__(
+        self, server_major: int, *, need_tls: bool, server_version: str = ""
+    ) -> Programs: ...
 
 
 def find_programs(bin_dirs: Sequence[Path] = ()) -> list[Programs]:

@@ -169,7 +169,13 @@ def _script(
     options += [] if request.owners else ["--no-owner"]
     options += [] if request.privileges else ["--no-privileges"]
     in_order = sorted(entries, key=_position(archive))
-    text = script_from_archive(request.programs, archive, options, use_list=use_list(in_order))
+    text = script_from_archive(
+        request.programs,
+        archive,
+        options,
+        use_list=use_list(in_order),
+        for_major=int(request.contents.point.server_version.split(".")[0]),
+    )
     head, marker, rest = text.partition(b"\n\\restrict ")
     if not marker or b";" in head:
         return _Script(b"", text, b"")

@@ -20,7 +20,8 @@ from pgkeep.model import Part, TableName
 from pgkeep.postgres.archive import Entry, use_list
 from pgkeep.postgres.copying import CopyReader
 from pgkeep.postgres.dumping import run_script, script_from_archive
-from pgkeep.recovery import load, proof
+from pgkeep.postgres.session import server_major
+from pgkeep.recovery import load, proof, target
 from pgkeep.recovery.digest import RowSum
 from pgkeep.recovery.load import TargetSessions
 from pgkeep.recovery.plan import TableRestore
@@ -171,6 +172,7 @@ class _Filling:
             run.archive_bytes,
             run.request.archive_options,
             use_list=use_list([entry]),
+            for_major=server_major(run.connection),
         )
         run_script(run.programs, run.request.target, _INDEX_MEMORY.encode() + script)
         with self._lock:
@@ -227,7 +229,7 @@ class _Filling:
 
 def _session_settings(run: Run) -> tuple[str, ...]:
     """Rows alone go into tables whose triggers and foreign keys are there: keep those quiet."""
-    return () if run.scope.schema else ("SET session_replication_role = replica",)
+    return target.quiet_settings(run.connection) if not run.scope.schema else ()
 
 
 class _Readers:

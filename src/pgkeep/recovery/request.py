@@ -10,7 +10,7 @@ from pgkeep.events import Reporter
 from pgkeep.model import Contents, Manifest, TableName
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.archive import Archive
-from pgkeep.postgres.programs import Programs
+from pgkeep.postgres.programs import ChooseClient, Programs
 from pgkeep.postgres.session import Connection
 from pgkeep.recovery.load import Sealed
 from pgkeep.recovery.plan import RestorePlan, Scope
@@ -26,8 +26,7 @@ class RestoreRequest:
     sealed: Sealed
     target: Address
     scope: Scope
-    choose_programs: Callable[[int, bool], Programs]
-    """(major version at least, whether TLS is needed) to programs."""
+    choose_client: ChooseClient
     jobs: int
     now: Callable[[], datetime]
     owners: bool = True

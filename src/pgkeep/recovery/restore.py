@@ -33,8 +33,8 @@ def restore(request: RestoreRequest, reporter: Reporter) -> RestoreResult:
     missing = _check_objects(request, plan, reporter)
     with closing(connect(request.target)) as connection, translated(request.target):
         _check_target(connection, request, scope, plan)
-        programs = request.choose_programs(
-            max(server_major(connection), _dump_major(archive)), request.target.needs_tls
+        programs = request.choose_client(
+            max(server_major(connection), _dump_major(archive)), need_tls=request.target.needs_tls
         )
         run = Run(request, scope, plan, archive, archive_bytes, programs, connection, reporter)
         mark = target.Mark.put(connection, request.contents, request.now())
@@ -151,6 +151,7 @@ def _check_target(
         target.refuse_existing(connection, [table.name for table in plan.tables])
     elif not scope.schema:
         target.refuse_unfit_tables(connection, plan)
+        target.refuse_live_triggers(connection, plan)
     elif request.allow_occupied:
         target.refuse_existing(connection, [table.name for table in plan.tables])
     else:
@@ -166,7 +167,7 @@ def _define(run: Run) -> tuple[str, ...]:
     if run.archive is not None and run.scope.schema:
         if run.request.owners or run.request.privileges:
             made = target.create_missing_roles(run.connection, run.request.contents)
-        run_entries(run, _not_there_yet(run, run.plan.before))
+        _run_entries(run, _not_there_yet(run, run.plan.before))
     if made:
         run.reporter.report(
             Noticed(
@@ -193,21 +194,25 @@ def _not_there_yet(run: Run, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
     return tuple(e for e in entries if (e.kind, e.namespace, e.tag) not in known)
 
 
-def run_entries(run: Run, entries: Iterable[Entry], *, before: bytes = b"") -> None:
-    """Make entries of the archive in the target, with statements to run before them."""
+def _run_entries(run: Run, entries: Iterable[Entry]) -> None:
+    """Make entries of the archive in the target."""
     listed = use_list(entries)
     if not listed:
         return
     script = script_from_archive(
-        run.programs, run.archive_bytes, run.request.archive_options, use_list=listed
+        run.programs,
+        run.archive_bytes,
+        run.request.archive_options,
+        use_list=listed,
+        for_major=server_major(run.connection),
     )
-    run_script(run.programs, run.request.target, before + script)
+    run_script(run.programs, run.request.target, script)
 
 
 def _finish(run: Run, filled: Filled) -> None:
     """What has to wait for all rows: foreign keys, triggers, policies, materialized views."""
     run.reporter.report(StageBegan(FINISHING))
-    run_entries(run, _not_there_yet(run, run.plan.after))
+    _run_entries(run, _not_there_yet(run, run.plan.after))
     for view in run.plan.matviews:
         run.connection.execute(refresh(view).encode())
     if run.plan.whole and run.request.privileges:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+import psycopg
+
 from pgkeep.errors import TargetNotEmpty, TargetNotReady
 from pgkeep.model import Contents, TableName, quote_identifier
 from pgkeep.postgres import catalog
@@ -60,6 +62,42 @@ def refuse_unfit_tables(connection: Connection, plan: RestorePlan) -> None:
                 f"table {table.name} of the target holds rows already",
                 hint="Empty it first, or restore into a new database.",
             )
+
+
+_QUIET = "SET session_replication_role = replica"
+
+
+def quiet_settings(connection: Connection) -> tuple[str, ...]:
+    """What keeps triggers and foreign keys quiet while rows are loaded; nothing if not allowed."""
+    try:
+        with connection.transaction():
+            connection.execute(_QUIET.encode())
+            connection.execute(b"RESET session_replication_role")
+    except psycopg.errors.InsufficientPrivilege:
+        return ()
+    return (_QUIET,)
+
+
+def refuse_live_triggers(connection: Connection, plan: RestorePlan) -> None:
+    """For data alone: triggers would fire and foreign keys fail where they cannot be kept quiet."""
+    if quiet_settings(connection):
+        return
+    names = [table.load_name for table in plan.tables]
+    row = connection.execute(
+        "SELECT n.nspname, c.relname, t.tgname FROM pg_catalog.pg_trigger t"
+        "  JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid"
+        "  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE t.tgenabled <> 'D'"
+        "   AND (n.nspname, c.relname) IN (SELECT * FROM unnest(%s::text[], %s::text[])) LIMIT 1",
+        ([name.schema for name in names], [name.name for name in names]),
+    ).fetchone()
+    if row is not None:
+        raise TargetNotReady(
+            f"table {TableName(row[0], row[1])} of the target has trigger or foreign key"
+            f" {row[2]!r}, and this role may not switch those off while it loads rows",
+            hint="GRANT SET ON PARAMETER session_replication_role TO the role, or restore schema"
+            " and data together into an empty database.",
+        )
 
 
 def missing_roles(connection: Connection, contents: Contents) -> tuple[str, ...]:

@@ -46,7 +46,7 @@ def backup(
             repositories=repositories,
             recipients=context.config.encryption.recipients,
             keys=context.keys,
-            choose_programs=context.choose_programs,
+            choose_client=context.choose_client,
             options=context.config.backup,
             jobs=context.jobs(jobs, context.config.database(database).jobs),
             now=context.now,

@@ -59,7 +59,9 @@ def export_command(
     request = ExportRequest(
         contents=contents,
         sealed=Sealed(repository, [identity]),
-        programs=context.choose_programs(int(contents.point.server_version.split(".")[0]), False),
+        programs=context.choose_client(
+            int(contents.point.server_version.split(".")[0]), need_tls=False
+        ),
         scope=check_scope(scope, manifest.kind),
         clean=clean,
         owners=not no_owner,

@@ -111,7 +111,7 @@ def restore_command(
         sealed=Sealed(repository, [identity]),
         target=_target(context, target),
         scope=scope,
-        choose_programs=context.choose_programs,
+        choose_client=context.choose_client,
         jobs=context.jobs(jobs),
         now=context.now,
         owners=not no_owner,
