@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help setup demo test check bench lock clean
+.PHONY: help setup demo test check bench docs lock clean
 
 help:
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -25,9 +25,12 @@ test: setup ## all tests, on real PostgreSQL servers
 	$(BIN)/python -m pytest
 
 check: setup ## format, lint and types
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks docs
+	$(BIN)/ruff check src tests benchmarks docs
 	$(BIN)/mypy
+
+docs: setup ## write docs/reference.md from the code
+	$(BIN)/python docs/reference.py
 
 bench: setup ## pgkeep beside pg_dump and pg_restore, a table of ratios
 	$(BIN)/python -m benchmarks.run

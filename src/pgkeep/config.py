@@ -23,15 +23,18 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class SecretReference(_Frozen):
     """Where a secret is: exactly one of an environment variable, a file, or a command."""
 
     env: str | None = None
+    """An environment variable that holds it."""
     file: Path | None = None
+    """A file that holds it, which nobody else may read."""
     command: tuple[str, ...] | None = None
+    """A command that prints it, as a list of arguments."""
 
     def model_post_init(self, _: Any, /) -> None:
         if sum(value is not None for value in (self.env, self.file, self.command)) != 1:
@@ -101,37 +104,47 @@ class DatabaseConfig(_Frozen):
     """A database to protect."""
 
     url: Secret
+    """The connection string: `{ env = "NAME" }`, `{ file = "PATH" }` or `{ command = [...] }`."""
     jobs: int | None = Field(default=None, ge=1, le=64)
-    """Connections that read at once; one more than the processors of this host if not given."""
+    """Connections that read at once. Not set: one more than this host has processors."""
 
 
 class RepositoryConfig(_Frozen):
     """A place where backups are kept."""
 
     url: str
+    """`file:///absolute/path`."""
 
 
 class EncryptionConfig(_Frozen):
     """To whom backups are sealed, and whose signature is believed."""
 
     recipients: tuple[str, ...] = ()
+    """Public keys: whoever holds the private half of one opens backups. `age1...` or ssh keys."""
     trusted_signers: tuple[str, ...] = ()
+    """Signing keys of hosts (`ssh-ed25519 ...`) whose backups are believed at restore."""
 
 
 class BackupConfig(_Frozen):
     """How a backup is made."""
 
     part_pages: int = Field(default=4096, ge=16, le=1 << 20)
+    """Heap pages of 8 kB that are read and stored as one part."""
     compression_level: int = Field(default=1, ge=-7, le=19)
+    """The level of zstd."""
     lock_timeout_seconds: float = Field(default=30, gt=0)
+    """How long to wait for a table that somebody is altering before giving way."""
     max_snapshot_hours: float = Field(default=12, gt=0)
+    """When to end a backup whose snapshot would hold back the source's vacuum for too long."""
 
 
 class Config(_Frozen):
     """The whole configuration."""
 
     state_dir: Path = Field(default_factory=lambda: default_state_dir())
+    """Where this host keeps its own keys (0600). Not set: the user's state folder."""
     postgres_bin_dirs: tuple[Path, ...] = ()
+    """Folders with pg_dump, pg_restore and psql to look in before the usual places."""
     databases: dict[Name, DatabaseConfig] = Field(default_factory=dict)
     repositories: dict[Name, RepositoryConfig] = Field(default_factory=dict)
     encryption: EncryptionConfig = EncryptionConfig()

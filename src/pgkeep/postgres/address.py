@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from pgkeep.errors import ConfigurationError, TransactionPooler
 from pgkeep.postgres.memory_files import memory_file
 
 _TRANSACTION_POOLER_PORT = "6543"
+_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 # A dead peer must be noticed in minutes, not in the two hours of most systems' defaults.
 _DEFAULTS = {
@@ -42,11 +44,17 @@ class Address:
         """
         try:
             given = {key: str(value) for key, value in conninfo_to_dict(url).items()}
-        except (psycopg.Error, UnicodeError) as exc:
+        except (psycopg.Error, UnicodeError):
+            # Not chained: the parser quotes what it stumbles over, which may be a password.
             raise ConfigurationError(
                 "the database's address is not a connection string",
                 hint="Write postgresql://user:password@host:5432/database.",
-            ) from exc
+            ) from None
+        _refuse_torn_password(given)
+        if given.get("sslmode", "prefer") not in _SSL_MODES:
+            raise ConfigurationError(
+                f"there is no sslmode {given['sslmode']!r}", hint=f"Use {', '.join(_SSL_MODES)}."
+            )
         for name, variable in (("host", "PGHOST"), ("port", "PGPORT"), ("user", "PGUSER"),
                                ("dbname", "PGDATABASE"), ("sslmode", "PGSSLMODE")):  # fmt: skip
             if name not in given and (value := os.environ.get(variable)):
@@ -108,6 +116,17 @@ class Address:
         """For people: never with a password."""
         who = f"{self.user}@" if self.user else ""
         return f"{who}{self.host}:{self.port}/{self.database}"
+
+
+def _refuse_torn_password(given: Mapping[str, str]) -> None:
+    """A URL whose password holds a bare @ or / is read as another host, which errors would show."""
+    host, port = given.get("host", ""), given.get("port", "5432")
+    if not host.startswith(("/", "@")) and "@" in host or not re.fullmatch(r"[\d,]+", port):
+        raise ConfigurationError(
+            "the database's address is not read as it was meant: a user or password in it has"
+            " characters that a URL keeps for itself",
+            hint="Write @ as %40, / as %2F, : as %3A, # as %23, ? as %3F and % as %25 there.",
+        )
 
 
 @dataclass(frozen=True, slots=True)

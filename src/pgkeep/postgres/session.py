@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psycopg
+from psycopg.conninfo import conninfo_attempts, make_conninfo
 from psycopg.rows import TupleRow
 
 from pgkeep.errors import (
@@ -58,14 +59,7 @@ def lock_timeout_statement(seconds: float) -> str:
 def connect(address: Address, *, autocommit: bool = True) -> Connection:
     """One try, never a second: platforms ban an address after two refused passwords."""
     address.refuse_transaction_pooler()
-    try:
-        connection = psycopg.connect(
-            address.conninfo, autocommit=autocommit, prepare_threshold=None
-        )
-    except psycopg.Error as exc:
-        raise connection_error(str(exc), address) from exc
-    except UnicodeError as exc:  # a host name that cannot be one
-        raise UnknownHost(f"host {address.host!r} is not a host name") from exc
+    connection = _open(address, autocommit=autocommit)
     try:
         with translated(address):
             _check_major(connection)
@@ -77,6 +71,43 @@ def connect(address: Address, *, autocommit: bool = True) -> Connection:
         connection.close()
         raise
     return connection
+
+
+def _open(address: Address, *, autocommit: bool) -> Connection:
+    """The first of the host's addresses that answers; what it answers is final.
+
+    The driver alone would give a wrong password to each address of the host, and once more
+    without TLS where that is only preferred.
+    """
+    failure: PgkeepError = _unknown_host("", address)
+    for attempt in _attempts(address):
+        try:
+            return psycopg.connect(
+                make_conninfo("", **attempt), autocommit=autocommit, prepare_threshold=None
+            )
+        except psycopg.Error as exc:
+            failure = connection_error(str(exc), address)
+            if not _NOT_REACHED.search(str(exc)):
+                raise failure from exc
+    raise failure
+
+
+def _attempts(address: Address) -> list[dict[str, str]]:
+    """Each address of the host, with and without TLS where both would do, most wanted first."""
+    parameters = dict(address.parameters)
+    modes = {"prefer": ("require", "disable"), "allow": ("disable", "require")}
+    given = parameters.get("sslmode", "prefer")
+    try:
+        attempts = conninfo_attempts(parameters)
+    except psycopg.Error as exc:
+        raise connection_error(str(exc), address) from exc
+    except UnicodeError as exc:  # a host name that cannot be one
+        raise _unknown_host("", address) from exc
+    return [
+        {**{key: str(value) for key, value in attempt.items()}, "sslmode": mode}
+        for attempt in attempts
+        for mode in modes.get(given, (given,))
+    ]
 
 
 def server_major(connection: Connection) -> int:
@@ -109,8 +140,7 @@ def _first_line(error: psycopg.Error) -> str:
 
 def connection_error(text: str, address: Address) -> PgkeepError:
     """The kind of a failed connection, from libpq's message (which carries no code)."""
-    message = text.strip().splitlines()[-1] if text.strip() else "no reason given"
-    message = re.sub(r"^.*?(FATAL|ERROR):\s+", "", message)
+    message = _reason(text)
     for pattern, build in _CONNECTION_ERRORS:
         if re.search(pattern, text, re.IGNORECASE):
             return build(message, address)
@@ -118,6 +148,24 @@ def connection_error(text: str, address: Address) -> PgkeepError:
         f"cannot connect to {address}: {message}",
         hint="Is the server up, and may this machine reach it?",
     )
+
+
+_NOT_REACHED = re.compile(
+    r"connection refused|timed out|timeout expired|unreachable|no route to host|no such file"
+    r"|does not support SSL",
+    re.IGNORECASE,
+)
+
+
+def _reason(text: str) -> str:
+    """What the server or libpq said, out of a message that repeats where it was said."""
+    lines = [line.strip() for line in text.splitlines()]
+    reasons = [line for line in lines if line and not line.startswith("Is the server running")]
+    message = reasons[-1] if reasons else "no reason given"
+    message = re.sub(r"^.*?(FATAL|ERROR):\s+", "", message)
+    message = re.sub(r"^.*connection to server (at|on) .*? failed: ", "", message)
+    message = re.sub(r"^connection (failed|is bad): ", "", message)
+    return (message[:1].lower() + message[1:]).rstrip(".") if message[1:2].islower() else message
 
 
 def _authentication(message: str, address: Address) -> PgkeepError:
@@ -154,6 +202,13 @@ def _missing_database(message: str, address: Address) -> PgkeepError:
     )
 
 
+def _too_many(message: str, address: Address) -> PgkeepError:
+    return ConnectionFailed(
+        f"cannot connect to {address}: {message}",
+        hint="Use fewer --jobs (each is a connection), or raise the limit.",
+    )
+
+
 _CONNECTION_ERRORS = (
     (r"password authentication failed|no password supplied|authentication failed"
      r"|role .* does not exist|fe_sendauth", _authentication),
@@ -162,6 +217,7 @@ _CONNECTION_ERRORS = (
     (r"server does not support SSL|certificate|SSL error|sslmode|root\.crt"
      r"|no encryption|SSL off|SSL connection", _tls),
     (r"database .* does not exist", _missing_database),
+    (r"too many (connections|clients)|remaining connection slots|max client", _too_many),
     (r"prepared statement .* does not exist|transaction pool", _pooler),
 )  # fmt: skip
 

@@ -1,0 +1,105 @@
+"""Writes docs/reference.md from the code: `make docs`. A test keeps the two the same."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+from pydantic import BaseModel
+
+from pgkeep import config, errors
+from pgkeep.cli.main import pgkeep
+
+TARGET = Path(__file__).with_name("reference.md")
+
+_CODES = {
+    errors.ExitCode.DONE: "done, and whole",
+    errors.ExitCode.FAILED: "failed: what the command promises did not come about",
+    errors.ExitCode.USAGE: "wrong usage or configuration; nothing was touched",
+    errors.ExitCode.ATTENTION: "done, but something needs attention (it is said what)",
+}
+
+
+def text() -> str:
+    """The whole page."""
+    lines = ["# Reference", "", "Made from the code by `make docs`; do not edit.", ""]
+    for part in (_commands(), _settings(), _exit_codes(), _errors()):
+        lines += [*part, ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _commands() -> Iterator[str]:
+    yield "## Commands"
+    for name, command in sorted(pgkeep.commands.items()):
+        context = click.Context(command, info_name=f"pgkeep {name}")
+        usage = " ".join(command.collect_usage_pieces(context))
+        yield from ("", f"### pgkeep {name}", "", f"`pgkeep {name} {usage}`", "")
+        yield inspect.cleandoc(command.help or "")
+        yield from ("", "| option | meaning |", "|---|---|")
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                record = parameter.get_help_record(context)
+                if record is not None:
+                    yield f"| `{_cell(record[0])}` | {_cell(record[1])} |"
+
+
+def _settings() -> Iterator[str]:
+    yield "## Settings"
+    tables = (
+        ("(top)", config.Config),
+        ("[databases.NAME]", config.DatabaseConfig),
+        ("[repositories.NAME]", config.RepositoryConfig),
+        ("[encryption]", config.EncryptionConfig),
+        ("[backup]", config.BackupConfig),
+        ("{ env | file | command }", config.SecretReference),
+    )
+    for title, model in tables:
+        rows = [f"| `{name}` | {_default(model, name)} | {_meaning(model, name)} |"
+                for name in model.model_fields if not _is_table(model, name)]  # fmt: skip
+        yield from ("", f"`{title}`", "", "| setting | default | meaning |", "|---|---|---|", *rows)
+
+
+def _is_table(model: type[BaseModel], name: str) -> bool:
+    return model is config.Config and name in (
+        "databases", "repositories", "encryption", "backup", "origin",
+    )  # fmt: skip
+
+
+def _default(model: type[BaseModel], name: str) -> str:
+    field = model.model_fields[name]
+    if field.is_required():
+        return "required"
+    value = field.default
+    return f"`{value}`" if isinstance(value, int | float | str) else ""
+
+
+def _meaning(model: type[BaseModel], name: str) -> str:
+    return _cell(model.model_fields[name].description or "")
+
+
+def _exit_codes() -> Iterator[str]:
+    yield from ("## Exit codes", "", "| code | meaning |", "|---|---|")
+    for code, meaning in _CODES.items():
+        yield f"| {code.value} | {meaning} |"
+
+
+def _errors() -> Iterator[str]:
+    yield from ("## Errors", "", "| code | exit | meaning |", "|---|---|---|")
+    kinds = [
+        kind
+        for _, kind in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(kind, errors.PgkeepError) and kind is not errors.PgkeepError
+    ]
+    for kind in sorted(kinds, key=lambda kind: kind.code):
+        meaning = " ".join(inspect.cleandoc(kind.__doc__ or "").split())
+        yield f"| {kind.code} | {kind.exit_code.value} | {meaning} |"
+
+
+def _cell(value: str) -> str:
+    return " ".join(value.split()).replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    TARGET.write_text(text(), encoding="utf-8")
