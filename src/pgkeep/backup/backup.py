@@ -82,6 +82,23 @@ def back_up(request: BackupRequest, reporter: Reporter) -> BackupResult:
     return BackupResult(manifest, contents)
 
 
+def plan_only(request: BackupRequest) -> BackupPlan:
+    """What `back_up` would read now. Takes a snapshot, reads the catalog, and writes nothing."""
+    with open_source(
+        request.address, lock_timeout_seconds=request.options.lock_timeout_seconds
+    ) as source:
+        return _plan(request, source)
+
+
+def _plan(request: BackupRequest, source: Source) -> BackupPlan:
+    return plan_backup(
+        request.kind,
+        source.relations,
+        source.large_objects,
+        part_pages=request.options.part_pages,
+    )
+
+
 def _read(
     request: BackupRequest, epoch: Epoch, reporter: Reporter
 ) -> tuple[Source, Reading, BackupPlan]:
@@ -89,12 +106,7 @@ def _read(
     with open_source(
         request.address, lock_timeout_seconds=request.options.lock_timeout_seconds
     ) as source:
-        plan = plan_backup(
-            request.kind,
-            source.relations,
-            source.large_objects,
-            part_pages=request.options.part_pages,
-        )
+        plan = _plan(request, source)
         options = ReadOptions(
             programs=request.choose_client(
                 source.major,

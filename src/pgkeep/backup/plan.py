@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pgkeep.errors import PermissionMissing, PgkeepError, RowsHidden
@@ -48,6 +49,19 @@ class BackupPlan:
     @property
     def estimated_rows(self) -> int:
         return sum(table.estimated_rows for table in self.tables)
+
+
+def describe_plan(plan: BackupPlan) -> Iterator[str]:
+    """The plan in words, tables in the order in which they are begun."""
+    parts = Counter(part.table.name for part in plan.parts if part.table)
+    for name, number in parts.items():
+        table = next(item for item in plan.tables if item.name == name)
+        pieces = f"{number} part{'' if number == 1 else 's'}"
+        yield f"{name}: about {table.estimated_rows:,} rows, {table.table_bytes:,} bytes, {pieces}"
+    if plan.large_objects:
+        yield f"{len(plan.large_objects)} large objects"
+    for item in plan.not_kept:
+        yield f"not kept: {item.what}: {item.why}"
 
 
 def plan_backup(

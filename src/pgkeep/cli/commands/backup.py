@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import rich_click as click
+from rich.markup import escape
 from rich.table import Table
 
-from pgkeep.backup.backup import BackupRequest, BackupResult, back_up
+from pgkeep.backup.backup import BackupRequest, BackupResult, back_up, plan_only
+from pgkeep.backup.plan import describe_plan
 from pgkeep.cli import words
 from pgkeep.cli.context import Context, command_options
 from pgkeep.errors import ConfigurationError, ExitCode
@@ -29,15 +31,21 @@ from pgkeep.stores import open_store
     help="Where to file it, and so how long it is kept.  [default: manual, schema for schemas]",
 )
 @click.option("--jobs", type=click.IntRange(1, 64), help="Connections that read at once.")
+@click.option("--dry-run", is_flag=True, help="Show what would be read and write nothing.")
 @command_options()
 def backup(
-    context: Context, database: str, kind: str, tier: str | None, jobs: int | None
+    context: Context,
+    database: str,
+    kind: str,
+    tier: str | None,
+    jobs: int | None,
+    dry_run: bool,
 ) -> ExitCode:
     """Back up DATABASE (its name in the configuration), encrypted, into every repository."""
     chosen = Kind(kind)
     filed = Tier(tier) if tier else Tier.SCHEMA if chosen is Kind.SCHEMA else Tier.MANUAL
     with context.reporter() as reporter:
-        repositories = _open_repositories(context)
+        repositories = [] if dry_run else _open_repositories(context)
         request = BackupRequest(
             database=database,
             address=context.address(database),
@@ -51,6 +59,10 @@ def backup(
             jobs=context.jobs(jobs, context.config.database(database).jobs),
             now=context.now,
         )
+        if dry_run:
+            for line in describe_plan(plan_only(request)):
+                context.out.print(escape(line))
+            return ExitCode.DONE
         result = back_up(request, reporter)
     if context.as_json:
         context.answer(_document(result))
@@ -120,4 +132,4 @@ def _show(context: Context, result: BackupResult) -> None:
     context.out.print(grid)
     for item in result.contents.not_kept:
         mark = "[yellow]![/]" if item.needs_attention else "[dim]-[/]"
-        context.out.print(f"{mark} not kept: {item.what}: {item.why}")
+        context.out.print(f"{mark} not kept: {escape(item.what)}: {escape(item.why)}")
