@@ -73,13 +73,17 @@ class SecretReference(_Frozen):
                 f"{what} is in the file {str(path)!r}, which others may read",
                 hint=f"Run: chmod 600 {path}",
             )
+        if not text:  # libpq takes nothing for the default database of this machine
+            raise ConfigurationError(
+                f"{what} is to come from the file {str(path)!r}, which is empty"
+            )
         return text
 
     @staticmethod
     def _from_command(what: str, command: tuple[str, ...]) -> str:
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-        except (OSError, subprocess.TimeoutExpired, IndexError) as exc:
+        except (OSError, subprocess.TimeoutExpired, IndexError, ValueError) as exc:
             raise ConfigurationError(
                 f"{what} is to come from a command that cannot be run", hint=f"{exc}."
             ) from exc
@@ -225,8 +229,11 @@ def parse(document: dict[str, Any], *, origin: Path | None = None) -> Config:
 
 
 def _first_problem(error: ValidationError) -> str:
-    problem = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(step) for step in problem["loc"])
+    # Of a secret there are two forms: what is said of the table tells more than "not a string".
+    problems = error.errors(include_url=False, include_input=False)
+    forms = ("str", SecretReference.__name__)
+    problem = next((one for one in problems if one["loc"][-1:] != ("str",)), problems[0])
+    where = ".".join(str(step) for step in problem["loc"] if step not in forms)
     return f"{where}: {problem['msg'].lower()}" if where else problem["msg"].lower()
 
 

@@ -42,6 +42,11 @@ class Address:
 
         Without `sslmode`, connections that leave this machine must be encrypted.
         """
+        if not url.strip():
+            raise ConfigurationError(
+                "the database's address is empty",
+                hint="Write postgresql://user:password@host:5432/database.",
+            )
         try:
             given = {key: str(value) for key, value in conninfo_to_dict(url).items()}
         except (psycopg.Error, UnicodeError):
@@ -83,10 +88,12 @@ class Address:
     @property
     def is_local(self) -> bool:
         """On this machine: a Unix socket or a loopback address."""
-        if self.host.startswith(("/", "@")) or self.host == "localhost":
+        # libpq connects to hostaddr where one is given, and host is but a name then.
+        where = self.parameters.get("hostaddr") or self.host
+        if where.startswith(("/", "@")) or where == "localhost":
             return True
         try:
-            return ipaddress.ip_address(self.host).is_loopback
+            return ipaddress.ip_address(where).is_loopback
         except ValueError:
             return False
 
@@ -121,7 +128,8 @@ class Address:
 def _refuse_torn_password(given: Mapping[str, str]) -> None:
     """A URL whose password holds a bare @ or / is read as another host, which errors would show."""
     host, port = given.get("host", ""), given.get("port", "5432")
-    if not host.startswith(("/", "@")) and "@" in host or not re.fullmatch(r"[\d,]+", port):
+    torn = "@" in host and not host.startswith(("/", "@"))
+    if torn or "@" in given.get("dbname", "") or not re.fullmatch(r"[\d,]+", port):
         raise ConfigurationError(
             "the database's address is not read as it was meant: a user or password in it has"
             " characters that a URL keeps for itself",

@@ -85,7 +85,6 @@ class Repository:
             if next(store.list(""), None) is not None:
                 raise
         document = {"format": FORMAT, "created": now.astimezone(UTC).isoformat(), "by": "pgkeep"}
-        store.put(_RESTORE_TEXT, RESTORE_TEXT.encode())
         store.put(_DESCRIPTION, json.dumps(document).encode() + b"\n")
         return cls(name, store), True
 
@@ -97,6 +96,8 @@ class Repository:
 
     def prepare(self, epoch: Epoch, signer: PublicSigner) -> None:
         """See to it that what opens and checks the coming backup is here before the backup is."""
+        if self._missing(_RESTORE_TEXT):
+            self.store.put(_RESTORE_TEXT, RESTORE_TEXT.encode())
         if self._missing(epoch.path):
             self.store.put(epoch.path, epoch.sealed_key)
         known = self._signers_here()
@@ -150,7 +151,10 @@ class Repository:
     def contents(self, manifest: Manifest, identities: Sequence[X25519Identity]) -> Contents:
         """The sealed table of contents of a backup."""
         name = f"the table of contents of {manifest.backup}"
-        data = b"".join(read_objects(self.store, manifest.contents, identities))
+        try:
+            data = b"".join(read_objects(self.store, manifest.contents, identities))
+        except (DamagedObject, ObjectMissing) as exc:
+            raise type(exc)(f"{exc.message}; it is {name}") from exc
         contents = load_contents(data, name=name)
         if contents.backup != manifest.backup:
             raise NotAuthentic(f"{name} belongs to backup {contents.backup}")
@@ -205,11 +209,16 @@ class Repository:
 def choose_backup(
     listing: Listing, wanted: str | None, *, database: str, kinds: set[Kind]
 ) -> Manifest:
-    """The newest backup of one of the kinds, or the one whose id begins with `wanted`."""
+    """The newest backup of one of the kinds, or the one whose id begins with `wanted`.
+
+    Where there is none, the error is what is wrong with the one that might have been it.
+    """
     if wanted is not None:
         matching = [item for item in listing.backups if item.backup.startswith(wanted)]
         if len(matching) == 1:
             return matching[0]
+        if problem := next((one for one in listing.problems if f"/{wanted}" in one.message), None):
+            raise problem
         what = "no backup" if not matching else f"{len(matching)} backups"
         raise BackupMissing(
             f"{what} of database {database!r} begin{'s' if not matching else ''} with {wanted!r}",
@@ -218,8 +227,10 @@ def choose_backup(
     for manifest in listing.backups:
         if manifest.kind in kinds:
             return manifest
-    words = " or ".join(sorted(kinds))
-    hint = "Run: pgkeep backup " + database
     if listing.problems:
-        hint = f"Something was found that is not a whole backup: {listing.problems[0].message}."
-    raise BackupMissing(f"there is no {words} backup of database {database!r}", hint=hint)
+        raise listing.problems[0]
+    words = " or ".join(sorted(kinds))
+    raise BackupMissing(
+        f"there is no {words} backup of database {database!r}",
+        hint=f"Run: pgkeep backup {database}",
+    )
