@@ -12,12 +12,11 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from pgkeep.errors import ConfigurationError
+from pgkeep.model import RESERVED_FOLDERS
 
 CONFIG_VARIABLE = "PGKEEP_CONFIG"
 DEFAULT_NAME = "pgkeep.toml"
 
-# Folder names that a repository has for itself: no database may be called so.
-_RESERVED = frozenset({"objects", "keys", "ledger", "condemned", "tmp", "lock"})
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
@@ -221,7 +220,7 @@ def parse(document: dict[str, Any], *, origin: Path | None = None) -> Config:
             f"the configuration {str(origin)!r} is not right: {_first_problem(exc)}",
             hint="docs/configuration.md lists every setting.",
         ) from exc
-    if reserved := _RESERVED.intersection(config.databases):
+    if reserved := RESERVED_FOLDERS.intersection(config.databases):
         raise ConfigurationError(
             f"a database cannot be called {min(reserved)!r}: repositories use that name themselves"
         )

@@ -27,12 +27,19 @@ from pgkeep.errors import (
     RepositoryUnsupported,
     StoreError,
 )
-from pgkeep.model import FORMAT, Contents, Kind, Manifest, Tier
+from pgkeep.model import FORMAT, RESERVED_FOLDERS, Contents, Kind, Manifest, Tier
 from pgkeep.repository.hostkeys import Epoch
 from pgkeep.repository.instructions import RESTORE_TEXT
 from pgkeep.repository.manifests import dump_manifest, load_contents, load_manifest
 from pgkeep.repository.objects import read_objects
-from pgkeep.sealing import PublicSigner, SigningKey, X25519Identity, allowed_signers, verify
+from pgkeep.sealing import (
+    PublicSigner,
+    SigningKey,
+    X25519Identity,
+    allowed_signers,
+    read_allowed_signers,
+    verify,
+)
 from pgkeep.stores import Store
 
 _DESCRIPTION = "repo.json"
@@ -100,9 +107,9 @@ class Repository:
             self.store.put(_RESTORE_TEXT, RESTORE_TEXT.encode())
         if self._missing(epoch.path):
             self.store.put(epoch.path, epoch.sealed_key)
-        known = self._signers_here()
-        if signer not in known:
-            self.store.put(_SIGNERS, allowed_signers([*known, signer]).encode())
+        known = self._signers_text()
+        if signer not in read_allowed_signers(known):
+            self.store.put(_SIGNERS, (known + allowed_signers([signer])).encode())
 
     def publish(self, manifest: Manifest, key: SigningKey) -> None:
         """Make a backup of objects that are all here; checked before and after."""
@@ -130,9 +137,7 @@ class Repository:
 
     def databases(self) -> tuple[str, ...]:
         """Names of the databases that have something here."""
-        return tuple(
-            folder for folder in self.store.folders("") if folder not in ("objects", "keys")
-        )
+        return tuple(folder for folder in self.store.folders("") if folder not in RESERVED_FOLDERS)
 
     def backups(
         self, trusted: Callable[[], Sequence[PublicSigner]], database: str | None = None
@@ -166,7 +171,7 @@ class Repository:
 
     def signers_here(self) -> tuple[PublicSigner, ...]:
         """The signers that the repository itself names: to show, never to trust unasked."""
-        return tuple(self._signers_here())
+        return tuple(read_allowed_signers(self._signers_text()))
 
     def _manifest_paths(self, database: str | None) -> Iterator[str]:
         for name in (database,) if database else self.databases():
@@ -197,13 +202,10 @@ class Repository:
             return True
         return False
 
-    def _signers_here(self) -> list[PublicSigner]:
+    def _signers_text(self) -> str:
         with suppress(ObjectMissing):
-            lines = self.store.get(_SIGNERS).decode("utf-8", "replace").splitlines()
-            return [
-                PublicSigner.parse(line[line.index("ssh-") :]) for line in lines if "ssh-" in line
-            ]
-        return []
+            return self.store.get(_SIGNERS).decode("utf-8", "replace")
+        return ""
 
 
 def choose_backup(
