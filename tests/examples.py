@@ -14,6 +14,7 @@ from pgkeep.model import (
     Contents,
     DatabaseProperties,
     Kind,
+    LargeObjectGrant,
     LargeObjects,
     Manifest,
     NotKept,
@@ -113,7 +114,7 @@ def contents(**changes: Any) -> Contents:
         large_objects=LargeObjects(
             owners=((16500, "app"),),
             comments=((16500, "a picture"),),
-            grants=((16500, "readers SELECT"),),
+            grants=((16500, (LargeObjectGrant("readers", "SELECT", grantable=False),)),),
             parts=(Part(16500, None, 1, stream("large objects")),),
         ),
         populated_matviews=(TableName("public", "totals"),),

@@ -23,11 +23,13 @@ class PgkeepError(Exception):
 
     code = "E000"
     exit_code = ExitCode.FAILED
+    usual_hint = "Run the command again with --debug, and report what it shows."
+    """What to do where the one who raises knows nothing better."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = hint or self.usual_hint
 
     def __str__(self) -> str:
         return f"[{self.code}] {self.message}"
@@ -41,6 +43,7 @@ class UsageError(PgkeepError):
 
     code = "E001"
     exit_code = ExitCode.USAGE
+    usual_hint = "Run the command with --help."
 
 
 class ConfigurationError(PgkeepError):
@@ -48,6 +51,7 @@ class ConfigurationError(PgkeepError):
 
     code = "E002"
     exit_code = ExitCode.USAGE
+    usual_hint = "docs/configuration.md lists every setting."
 
 
 class ProgramMissing(PgkeepError):
@@ -57,6 +61,9 @@ class ProgramMissing(PgkeepError):
     exit_code = ExitCode.USAGE
 
 
+# E004, an end by a signal, is no exception of this tree: `pgkeep.cli.main` tells of it.
+
+
 # --- reaching and reading a database ------------------------------------------------------
 
 
@@ -64,6 +71,7 @@ class ConnectionFailed(PgkeepError):
     """The server could not be reached at all."""
 
     code = "E010"
+    usual_hint = "Is the server up, and may this machine reach it?"
 
 
 class AuthenticationFailed(ConnectionFailed):
@@ -100,6 +108,7 @@ class DatabaseError(PgkeepError):
     """The server answered a statement with an error that has no kind of its own here."""
 
     code = "E020"
+    usual_hint = "Look into the server's log; run the command again when the cause is gone."
 
 
 class PermissionMissing(DatabaseError):
@@ -142,6 +151,7 @@ class ProgramFailed(PgkeepError):
     """pg_dump, pg_restore or psql ended with an error."""
 
     code = "E027"
+    usual_hint = "Run the command again with --debug; the server's log may say more."
 
 
 # --- restoring ------------------------------------------------------------------------------
@@ -151,6 +161,7 @@ class TargetNotReady(PgkeepError):
     """The target database lacks something that the restore needs (a role, a table, a right)."""
 
     code = "E040"
+    usual_hint = "Make what is missing in the target, then run the same command again."
 
 
 class TargetNotEmpty(PgkeepError):
@@ -163,12 +174,14 @@ class RestoreFailed(PgkeepError):
     """A restore ended before it was complete; the target is marked as incomplete."""
 
     code = "E042"
+    usual_hint = "Drop the target database and create it again before the next try."
 
 
 class ProofFailed(PgkeepError):
     """What was restored is not what was backed up."""
 
     code = "E043"
+    usual_hint = "Do not use the target. Restore again, or use another backup."
 
 
 # --- sealing --------------------------------------------------------------------------------
@@ -178,24 +191,28 @@ class KeyMissing(PgkeepError):
     """No key was given that opens this."""
 
     code = "E050"
+    usual_hint = "Pass the key with --identity FILE."
 
 
 class KeyUnusable(PgkeepError):
     """A key file or recipient cannot be read or understood, or its passphrase is wrong."""
 
     code = "E051"
+    usual_hint = "Check the file, or give another key."
 
 
 class NotAuthentic(PgkeepError):
     """A signature is wrong or missing, or the signer is not one that is trusted."""
 
     code = "E052"
+    usual_hint = "Do not trust this until you know why: it was changed, or comes from another host."
 
 
 class DamagedObject(PgkeepError):
     """A stored object's bytes are not those that were written."""
 
     code = "E053"
+    usual_hint = "Use another copy of the repository, or another backup."
 
 
 # --- stores and repositories ----------------------------------------------------------------
@@ -205,12 +222,14 @@ class StoreError(PgkeepError):
     """A store could not do what it was asked."""
 
     code = "E060"
+    usual_hint = "Check the disk or the provider, then run the same command again."
 
 
 class ObjectMissing(StoreError):
     """The store holds nothing under this name."""
 
     code = "E061"
+    usual_hint = "Use another copy of the repository, or another backup."
 
 
 class StoreFull(StoreError):
@@ -247,9 +266,11 @@ class BackupMissing(PgkeepError):
     """No such backup."""
 
     code = "E067"
+    usual_hint = "Run: pgkeep list"
 
 
 class ManifestInvalid(PgkeepError):
     """A manifest, or a table of contents, does not have the form that it must have."""
 
     code = "E068"
+    usual_hint = "The file is damaged, or was not written by pgkeep. Use another copy or backup."

@@ -235,12 +235,22 @@ class SequenceValue:
 
 
 @dataclass(frozen=True, slots=True)
+class LargeObjectGrant:
+    """A privilege on a large object; no grantee means everybody."""
+
+    grantee: str
+    privilege: str
+    grantable: bool
+
+
+@dataclass(frozen=True, slots=True)
 class LargeObjects:
     """All large objects: who owns them, and their bytes as COPY text of (oid, offset, bytes)."""
 
     owners: tuple[tuple[int, str], ...] = ()
     comments: tuple[tuple[int, str], ...] = ()
-    grants: tuple[tuple[int, str], ...] = ()
+    grants: tuple[tuple[int, tuple[LargeObjectGrant, ...]], ...] = ()
+    """Only of those whose privileges are not the usual ones; the owner's own are among them."""
     parts: tuple[Part, ...] = ()
 
     @property
@@ -280,6 +290,8 @@ class DatabaseProperties:
     size_bytes: int
     settings: tuple[tuple[str, str, str], ...] = ()
     """(role or '', parameter, value) of ALTER DATABASE ... SET and ALTER ROLE ... IN DATABASE."""
+    has_public: bool = True
+    """Whether schema public is there: a new database has it, but it may have been dropped."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from conftest import Workbench
-
 from pgkeep.demo import story
 
 
-def test_the_shop_comes_back_whole(
-    workbench: Workbench, new_database: Callable[[], str]
-) -> None:
+def test_the_shop_comes_back_whole(workbench: Workbench, new_database: Callable[[], str]) -> None:
     source, target = new_database(), new_database()
     story.run_script(source, "shop.sql")
     workbench.init(source)

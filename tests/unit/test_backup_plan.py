@@ -27,7 +27,7 @@ def ranges(parts: tuple[PartRead, ...]) -> list[tuple[int, int | None]]:
 
 
 def large_object(oid: int, *, readable: bool = True) -> LargeObject:
-    return LargeObject(oid, "app", readable, "", ())
+    return LargeObject(oid, "app", readable, "", has_grants=False, grants=())
 
 
 # --- ranges ---------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from examples import contents, table
 from pgkeep.model import (
     Column,
     DatabaseProperties,
+    LargeObjectGrant,
     LargeObjects,
     Role,
     SequenceValue,
@@ -81,9 +82,20 @@ OBJECTS = LargeObjects(
     owners=((1, "app"), (2, 'o"dd')),
     comments=((1, "it's a picture"),),
     grants=(
-        (1, "readers SELECT"),
-        (1, "PUBLIC SELECT"),
-        (2, '"two words" UPDATE WITH GRANT OPTION'),
+        (
+            1,
+            (
+                LargeObjectGrant("readers", "SELECT", grantable=False),
+                LargeObjectGrant("", "SELECT", grantable=False),
+            ),
+        ),
+        (
+            2,
+            (
+                LargeObjectGrant('o"dd', "SELECT", grantable=False),
+                LargeObjectGrant("two words", "UPDATE", grantable=True),
+            ),
+        ),
     ),
 )
 
@@ -92,19 +104,28 @@ def test_large_objects_get_their_comments_grants_and_owners_back() -> None:
     made = list(statements.large_object_properties(OBJECTS, owners=True, privileges=True))
     assert made == [
         "COMMENT ON LARGE OBJECT 1 IS 'it''s a picture'",
-        "GRANT SELECT ON LARGE OBJECT 1 TO readers",
-        "GRANT SELECT ON LARGE OBJECT 1 TO PUBLIC",
-        'GRANT UPDATE ON LARGE OBJECT 2 TO "two words" WITH GRANT OPTION',
         'ALTER LARGE OBJECT 1 OWNER TO "app"',
         'ALTER LARGE OBJECT 2 OWNER TO "o""dd"',
+        'REVOKE ALL ON LARGE OBJECT 1 FROM "app"',
+        'GRANT SELECT ON LARGE OBJECT 1 TO "readers"',
+        "GRANT SELECT ON LARGE OBJECT 1 TO PUBLIC",
+        'REVOKE ALL ON LARGE OBJECT 2 FROM "o""dd"',
+        'GRANT SELECT ON LARGE OBJECT 2 TO "o""dd"',
+        'GRANT UPDATE ON LARGE OBJECT 2 TO "two words" WITH GRANT OPTION',
     ]
+
+
+def test_grants_of_an_owner_go_to_the_role_that_restores_when_owners_are_left_out() -> None:
+    made = list(statements.large_object_properties(OBJECTS, owners=False, privileges=True))
+    assert "REVOKE ALL ON LARGE OBJECT 2 FROM CURRENT_USER" in made
+    assert "GRANT SELECT ON LARGE OBJECT 2 TO CURRENT_USER" in made
 
 
 @pytest.mark.parametrize(
     ("owners", "privileges", "words"),
     [
         (True, False, {"COMMENT", "ALTER"}),
-        (False, True, {"COMMENT", "GRANT"}),
+        (False, True, {"COMMENT", "REVOKE", "GRANT"}),
         (False, False, {"COMMENT"}),
     ],
 )

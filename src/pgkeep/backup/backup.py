@@ -162,7 +162,7 @@ def _large_objects(plan: BackupPlan, reading: Reading) -> LargeObjects:
     return LargeObjects(
         owners=tuple((item.oid, item.owner) for item in plan.large_objects),
         comments=tuple((item.oid, item.comment) for item in plan.large_objects if item.comment),
-        grants=tuple((item.oid, grant) for item in plan.large_objects for grant in item.grants),
+        grants=tuple((item.oid, item.grants) for item in plan.large_objects if item.has_grants),
         parts=reading.large_object_parts,
     )
 

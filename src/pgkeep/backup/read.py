@@ -7,9 +7,9 @@ hashing) and in the readers' own processes (psql); docs/decisions.md has the mea
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from pgkeep.backup.plan import BackupPlan, PartRead
@@ -21,13 +21,14 @@ from pgkeep.errors import (
     PgkeepError,
     ProgramFailed,
     SnapshotHeldTooLong,
+    TableChanged,
 )
 from pgkeep.events import Progressed, Reporter, StageBegan, StageEnded
 from pgkeep.model import NotKept, Part, TableContents, TableName
 from pgkeep.postgres import catalog
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.copying import CopyReader
-from pgkeep.postgres.dumping import dump_roles, dump_schema
+from pgkeep.postgres.dumping import Runs, dump_roles, dump_schema
 from pgkeep.postgres.programs import Programs
 from pgkeep.repository.objects import StreamWriter
 
@@ -110,8 +111,9 @@ def _submit(
             options.address,
             snapshot=source.snapshot,
             lock_timeout_seconds=options.lock_timeout_seconds,
+            runs=readers.runs,
         )
-        work.roles = executor.submit(_roles, options)
+        work.roles = executor.submit(_roles, options, readers.runs)
     for part in plan.parts:
         future = executor.submit(_read_part, readers, part, options.new_writer, reporter)
         work.parts.append((part, future))
@@ -127,7 +129,7 @@ def _read_part(
     reporter: Reporter,
 ) -> Part:
     writer, rows = new_writer(), 0
-    with readers.borrow() as lease:
+    with _naming(_what(part)), readers.borrow() as lease:
         for piece in lease.reader.read(part.query):
             writer.write(piece)
             reporter.report(Progressed(STAGE, len(piece), lease.reader.lines - rows))
@@ -136,7 +138,7 @@ def _read_part(
 
 
 def _count(readers: _Readers, table: catalog.Relation) -> int:
-    with readers.borrow() as lease:
+    with _naming(f"table {table.name}"), readers.borrow() as lease:
         text = b"".join(
             bytes(piece)
             for piece in lease.reader.read(catalog.count_query(table.name, table.condition))
@@ -144,10 +146,10 @@ def _count(readers: _Readers, table: catalog.Relation) -> int:
     return int(text)
 
 
-def _roles(options: ReadOptions) -> tuple[bytes, str]:
+def _roles(options: ReadOptions, runs: Runs) -> tuple[bytes, str]:
     """The roles as SQL, or nothing and why."""
     try:
-        return dump_roles(options.programs, options.address), ""
+        return dump_roles(options.programs, options.address, runs=runs), ""
     except (ProgramFailed, PermissionMissing) as exc:
         return b"", exc.message
 
@@ -210,6 +212,15 @@ def _what(part: PartRead) -> str:
     return f"table {part.table.name}" if part.table else "large objects"
 
 
+@contextmanager
+def _naming(what: str) -> Iterator[None]:
+    """The server does not say on which table a lock was waited for."""
+    try:
+        yield
+    except TableChanged as exc:
+        raise TableChanged(f"{what}: {exc.message}", hint=exc.hint) from exc
+
+
 class _Readers:
     """psql sessions on one snapshot, made when needed, lent to one thread at a time."""
 
@@ -219,6 +230,7 @@ class _Readers:
         self._idle: queue.SimpleQueue[CopyReader] = queue.SimpleQueue()
         self._all: list[CopyReader] = []
         self._aborted = False
+        self.runs = Runs()
 
     def borrow(self) -> _Lease:
         if self._aborted:
@@ -237,6 +249,7 @@ class _Readers:
 
     def abort(self) -> None:
         self._aborted = True
+        self.runs.end()
         for reader in self._all:
             reader.abort()
 

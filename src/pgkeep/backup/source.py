@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import LiteralString
@@ -14,6 +14,7 @@ from pgkeep.postgres import catalog
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.session import (
     Connection,
+    LockNotAvailable,
     connect,
     lock_timeout_statement,
     server_major,
@@ -46,25 +47,44 @@ def open_source(address: Address, *, lock_timeout_seconds: float) -> Iterator[So
     (MVCC does not cover that), so the files are compared after locking, and the snapshot is taken
     again if one differs.
     """
-    connection = connect(address)
-    with connection, translated(address):
+    # Closed, not rolled back: that would wait for an answer, and the connection may be dead.
+    with closing(connect(address)) as connection, translated(address):
         connection.execute(lock_timeout_statement(lock_timeout_seconds).encode())
-        for attempt in range(_ATTEMPTS):
-            connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            snapshot = _value(connection, "SELECT pg_catalog.pg_export_snapshot()")
-            found = catalog.relations(connection)
-            _lock(connection, found)
-            changed = [item for item in catalog.relations(connection) if item.rewritten]
-            if not changed:
-                break
-            connection.execute("ROLLBACK")
-            if attempt + 1 == _ATTEMPTS:
-                raise TableChanged(
-                    f"table {changed[0].name} is being rewritten or emptied again and again",
-                    hint="Run the backup again when that is done.",
-                )
-        yield _describe(connection, snapshot, found)
+        with _giving_way(connection):
+            source = _describe(connection, *_locked_snapshot(connection))
+        yield source
         connection.execute("ROLLBACK")
+
+
+def _locked_snapshot(connection: Connection) -> tuple[str, tuple[catalog.Relation, ...]]:
+    """A snapshot, exported, and the relations in it, none of them changed since, all locked."""
+    for _ in range(_ATTEMPTS):
+        connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        snapshot = _value(connection, "SELECT pg_catalog.pg_export_snapshot()")
+        found = catalog.relations(connection)
+        _lock(connection, found)
+        changed = [item for item in catalog.relations(connection) if item.rewritten]
+        if not changed:
+            return snapshot, found
+        connection.execute("ROLLBACK")
+    raise TableChanged(
+        f"table {changed[0].name} is being rewritten or emptied again and again",
+        hint="Run the backup again when that is done.",
+    )
+
+
+@contextmanager
+def _giving_way(connection: Connection) -> Iterator[None]:
+    """Who waited too long for a lock is told for which: looking at a table needs one already."""
+    try:
+        yield
+    except LockNotAvailable as exc:
+        connection.execute("ROLLBACK")
+        blocked = ", ".join(map(str, catalog.exclusively_locked(connection))) or "a table"
+        raise TableChanged(
+            f"{blocked} is locked by a session that alters, empties or drops it",
+            hint="pgkeep gave way. Run the backup again when that is done.",
+        ) from exc
 
 
 def _lock(connection: Connection, found: Sequence[catalog.Relation]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
 from typing import NoReturn
@@ -21,7 +22,8 @@ from pgkeep.cli.commands.restore import restore_command
 from pgkeep.cli.commands.show import show
 from pgkeep.errors import ExitCode, PgkeepError
 
-_INTERRUPTED = 130
+_SIGNALLED = 128
+"""Shells answer this plus the signal's number."""
 
 
 @rich_click.group()
@@ -34,9 +36,24 @@ for command in (demo, init, backup, list_backups, show, restore_command, export_
     pgkeep.add_command(command)
 
 
+class _Ended(KeyboardInterrupt):
+    """A signal that asks us to end: handled as Ctrl-C is, so that all is left in order."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 def main() -> NoReturn:
     """Run the command line and exit."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup has it ignored
+            signal.signal(number, _end)
     sys.exit(run(sys.argv[1:]))
+
+
+def _end(number: int, _: object) -> NoReturn:
+    raise _Ended(number)
 
 
 def run(arguments: list[str]) -> int:
@@ -55,9 +72,17 @@ def run(arguments: list[str]) -> int:
     except click.ClickException as exc:
         _show(err, f"[E001] {_lower(exc.format_message())}", "Run the command with --help.")
         return ExitCode.USAGE
-    except (KeyboardInterrupt, click.Abort):
-        _show(err, "interrupted", "Nothing half-written counts; run the same command again.")
-        return _INTERRUPTED
+    except (KeyboardInterrupt, click.Abort) as exc:
+        # click makes its own exception of the one that came from the signal.
+        cause = exc if isinstance(exc, _Ended) else exc.__cause__ or exc.__context__
+        number = cause.number if isinstance(cause, _Ended) else signal.SIGINT
+        what = "interrupted" if number == signal.SIGINT else "ended"
+        _show(
+            err,
+            f"[E004] {what} by {signal.Signals(number).name}",
+            "Nothing half-written counts; run the same command again.",
+        )
+        return _SIGNALLED + number
     except BrokenPipeError:
         return ExitCode.FAILED
     except Exception as exc:
@@ -73,9 +98,14 @@ def run(arguments: list[str]) -> int:
 
 
 def _show(err: Console, message: str, hint: str) -> None:
-    err.print(f"[bold red]error:[/] {escape(message)}")
+    err.print(f"[bold red]error:[/] {escape(_one_line(message))}")
     if hint:
-        err.print(f"[bold]HINT:[/] {escape(hint)}")
+        err.print(f"[bold]HINT:[/] {escape(_one_line(hint))}")
+
+
+def _one_line(text: str) -> str:
+    """Names may hold line breaks and worse; a message is one line, and moves no cursor."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text.strip())
 
 
 def _lower(message: str) -> str:

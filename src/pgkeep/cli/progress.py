@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -134,10 +135,10 @@ CliReporter = TerminalReporter | PlainReporter | QuietReporter
 
 
 def _ended(event: StageEnded, seconds: float) -> str:
-    summary = f"  [dim]{event.summary}[/]" if event.summary else ""
+    summary = f"  [dim]{escape(event.summary)}[/]" if event.summary else ""
     return f"[green]✓[/] {event.stage:<11} {seconds:6.1f} s{summary}"
 
 
 def _notice(event: Noticed) -> str:
-    hint = f"\n  {event.hint}" if event.hint else ""
-    return f"[yellow]![/] {event.message}{hint}"
+    hint = f"\n  {escape(event.hint)}" if event.hint else ""
+    return f"[yellow]![/] {escape(event.message)}{hint}"

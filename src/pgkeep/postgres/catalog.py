@@ -12,6 +12,7 @@ from typing import Any, LiteralString
 from pgkeep.model import (
     Column,
     DatabaseProperties,
+    LargeObjectGrant,
     Role,
     SequenceValue,
     TableName,
@@ -212,13 +213,14 @@ def sequence_values(
 
 @dataclass(frozen=True, slots=True)
 class LargeObject:
-    """A large object's catalog entry. `grants` is an ACL array's text or empty."""
+    """A large object's catalog entry; `grants` count only if they are not the usual ones."""
 
     oid: int
     owner: str
     readable: bool
     comment: str
-    grants: tuple[str, ...]
+    has_grants: bool
+    grants: tuple[LargeObjectGrant, ...]
 
 
 _LARGE_OBJECTS: LiteralString = """
@@ -228,12 +230,11 @@ _LARGE_OBJECTS: LiteralString = """
               WHERE x.privilege_type = 'SELECT'
                 AND (x.grantee = 0 OR pg_catalog.pg_has_role(x.grantee, 'USAGE'))),
            COALESCE(pg_catalog.obj_description(m.oid, 'pg_largeobject'), ''),
-           ARRAY(SELECT CASE WHEN x.grantee = 0 THEN 'PUBLIC'
-                             ELSE pg_catalog.quote_ident(
-                               pg_catalog.pg_get_userbyid(x.grantee)) END
-                        || ' ' || x.privilege_type
-                        || CASE WHEN x.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
-                   FROM pg_catalog.aclexplode(m.lomacl) x WHERE x.grantee <> m.lomowner)
+           m.lomacl IS NOT NULL,
+           ARRAY(SELECT ARRAY[CASE WHEN x.grantee = 0 THEN ''
+                                   ELSE pg_catalog.pg_get_userbyid(x.grantee)::text END,
+                              x.privilege_type, x.is_grantable::text]
+                   FROM pg_catalog.aclexplode(m.lomacl) x)
       FROM pg_catalog.pg_largeobject_metadata m
      CROSS JOIN LATERAL (SELECT pg_catalog.pg_has_role(m.lomowner, 'USAGE') AS member) o
      CROSS JOIN (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) s
@@ -243,11 +244,11 @@ _LARGE_OBJECTS: LiteralString = """
 def large_objects(connection: Connection) -> tuple[LargeObject, ...]:
     """All large objects, by oid."""
     rows = connection.execute(_LARGE_OBJECTS).fetchall()
-    return tuple(LargeObject(*_frozen(row)) for row in rows)
+    return tuple(LargeObject(*[*row[:5], _grants(row[5])]) for row in rows)
 
 
-def _frozen(row: tuple[Any, ...]) -> list[Any]:
-    return [tuple(value) if isinstance(value, list) else value for value in row]
+def _grants(rows: list[list[str]]) -> tuple[LargeObjectGrant, ...]:
+    return tuple(LargeObjectGrant(to, what, further == "true") for to, what, further in rows)
 
 
 def large_object_query(oids: Sequence[int]) -> str:
@@ -314,7 +315,8 @@ def existing_roles(connection: Connection) -> frozenset[str]:
 _PROPERTIES: LiteralString = """
     SELECT datname, pg_catalog.pg_encoding_to_char(encoding), datcollate, datctype,
            CASE WHEN pg_catalog.has_database_privilege(oid, 'CONNECT')
-                THEN pg_catalog.pg_database_size(oid) ELSE 0 END
+                THEN pg_catalog.pg_database_size(oid) ELSE 0 END,
+           EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'public')
       FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()"""
 
 _SETTINGS: LiteralString = """
@@ -333,7 +335,8 @@ def database_properties(connection: Connection) -> DatabaseProperties:
     row = connection.execute(_PROPERTIES).fetchone()
     assert row is not None
     settings = connection.execute(_SETTINGS).fetchall()
-    return DatabaseProperties(*_frozen((*row, settings)))
+    fields = [*row[:5], tuple((a, b, c) for a, b, c in settings), row[5]]
+    return DatabaseProperties(*fields)
 
 
 _OCCUPANTS: LiteralString = (
@@ -401,3 +404,21 @@ def copy_query(
 def count_query(name: TableName, condition: str) -> str:
     """How many rows a table has, read without any range."""
     return f"SELECT pg_catalog.count(*) FROM ONLY {name.sql} {condition}"
+
+
+_EXCLUSIVELY_LOCKED: LiteralString = """
+    SELECT DISTINCT n.nspname, c.relname
+      FROM pg_catalog.pg_locks l
+      JOIN pg_catalog.pg_class c ON c.oid = l.relation AND c.relkind IN ('r', 'p')
+      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+     WHERE l.mode = 'AccessExclusiveLock' AND l.pid <> pg_catalog.pg_backend_pid()
+       AND l.database = (SELECT oid FROM pg_catalog.pg_database
+                          WHERE datname = pg_catalog.current_database())
+       AND n.nspname !~ '^pg_'
+     ORDER BY 1, 2"""
+
+
+def exclusively_locked(connection: Connection) -> tuple[TableName, ...]:
+    """Tables that others hold, or wait for, alone: not even reading is possible meanwhile."""
+    rows = connection.execute(_EXCLUSIVELY_LOCKED).fetchall()
+    return tuple(TableName(schema, name) for schema, name in rows)

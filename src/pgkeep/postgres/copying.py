@@ -20,6 +20,7 @@ from pgkeep.errors import ConnectionLost, PgkeepError
 from pgkeep.postgres.address import Address, client_access
 from pgkeep.postgres.programs import Programs
 from pgkeep.postgres.session import (
+    BYTES_AS_THEY_ARE,
     SESSION_SETTINGS,
     connection_error,
     lock_timeout_statement,
@@ -134,7 +135,11 @@ class CopyReader:
         return self._process.stdout
 
     def _begin(self, snapshot: str | None, lock_timeout_seconds: float) -> None:
-        statements: list[str] = [*SESSION_SETTINGS, lock_timeout_statement(lock_timeout_seconds)]
+        statements: list[str] = [
+            *SESSION_SETTINGS,
+            BYTES_AS_THEY_ARE,
+            lock_timeout_statement(lock_timeout_seconds),
+        ]
         statements.append("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         if snapshot is not None:
             statements.append(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
@@ -189,12 +194,14 @@ class CopyReader:
 
 def psql_error(text: str, address: Address) -> PgkeepError:
     """The kind of the first error that psql (VERBOSITY=verbose) wrote, as one of ours."""
-    found = re.search(r"(?:ERROR|FATAL|PANIC):\s+([0-9A-Z]{5}): (.*)", text)
+    # The server writes the first word in its own language.
+    found = re.search(r"\w+:\s+(?=[0-9A-Z]*\d)([0-9A-Z]{5}): (.*)", text)
     if found:
         return statement_error(found[1], found[2].strip(), address)
-    if re.search(r"connection to server|could not translate|psql: error", text):
+    if re.search(r"^psql: error:", text, re.MULTILINE):  # it never got so far as to read a command
         return connection_error(re.sub(r"psql: error:\s*", "", text), address)
-    last = text.strip().splitlines()[-1] if text.strip() else "psql ended without a word"
+    found = re.search(r"^psql:\S+ error: (.*)", text, re.MULTILINE)
+    last = found[1] if found else (text.strip().splitlines() or ["psql ended without a word"])[-1]
     return ConnectionLost(
         f"the connection to {address} was lost: {last}",
         hint="Run the same command again; nothing that was stored is lost.",

@@ -4,12 +4,50 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
-from pgkeep.errors import PermissionMissing, PgkeepError, ProgramFailed, TableChanged
+from pgkeep.errors import (
+    ConnectionLost,
+    PermissionMissing,
+    PgkeepError,
+    ProgramFailed,
+    TableChanged,
+)
 from pgkeep.postgres.address import Address, client_access
 from pgkeep.postgres.memory_files import memory_file
 from pgkeep.postgres.programs import Programs
+from pgkeep.postgres.session import connection_error
+
+
+class Runs:
+    """Programs that run for one piece of work, so that they can be ended together with it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._ended = False
+
+    def end(self) -> None:
+        """End what runs, and what is yet to start, at once. May be called from any thread."""
+        with self._lock:
+            self._ended = True
+            for process in self._running:
+                process.kill()
+
+    @contextmanager
+    def keep(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
+        """While the block runs, `end` ends this process too."""
+        with self._lock:
+            self._running.add(process)
+            if self._ended:
+                process.kill()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running.discard(process)
 
 
 def dump_schema(
@@ -18,6 +56,7 @@ def dump_schema(
     *,
     snapshot: str | None = None,
     lock_timeout_seconds: float = 30,
+    runs: Runs | None = None,
 ) -> bytes:
     """The schema as an uncompressed custom-format archive, as a snapshot shows it."""
     arguments = [
@@ -29,16 +68,17 @@ def dump_schema(
     ]
     if snapshot is not None:
         arguments.append(f"--snapshot={snapshot}")
-    return _run_connected(programs, "pg_dump", arguments, address)
+    return _run_connected(programs, "pg_dump", arguments, address, runs=runs)
 
 
-def dump_roles(programs: Programs, address: Address) -> bytes:
+def dump_roles(programs: Programs, address: Address, *, runs: Runs | None = None) -> bytes:
     """All roles of the server as SQL, without passwords."""
     return _run_connected(
         programs,
         "pg_dumpall",
         ["--roles-only", "--no-role-passwords", "--quote-all-identifiers"],
         address,
+        runs=runs,
     )
 
 
@@ -76,7 +116,12 @@ def _script(programs: Programs, archive: bytes, arguments: Sequence[str], use_li
 
 
 def run_script(
-    programs: Programs, address: Address, script: bytes, *, single: bool = False
+    programs: Programs,
+    address: Address,
+    script: bytes,
+    *,
+    single: bool = False,
+    runs: Runs | None = None,
 ) -> None:
     """Run SQL through psql, which stops at the first error; the error says where."""
     arguments = [
@@ -92,7 +137,7 @@ def run_script(
     ]
     if single:
         arguments.append("--single-transaction")
-    _run_connected(programs, "psql", [*arguments, "-f", "-"], address, stdin=script)
+    _run_connected(programs, "psql", [*arguments, "-f", "-"], address, stdin=script, runs=runs)
 
 
 def _run_connected(
@@ -102,13 +147,20 @@ def _run_connected(
     address: Address,
     *,
     stdin: bytes | None = None,
+    runs: Runs | None = None,
 ) -> bytes:
     with client_access(address) as access:
         command = [str(programs.path(name)), *arguments, "-d", access.dbname]
         if name != "psql":
             command.append("--no-password")
         return _run(
-            command, name, stdin=stdin, environment=access.environment, pass_fds=access.pass_fds
+            command,
+            name,
+            stdin=stdin,
+            environment=access.environment,
+            pass_fds=access.pass_fds,
+            address=address,
+            runs=runs,
         )
 
 
@@ -119,19 +171,42 @@ def _run(
     stdin: bytes | None = None,
     environment: Mapping[str, str] | None = None,
     pass_fds: tuple[int, ...] = (),
+    address: Address | None = None,
+    runs: Runs | None = None,
 ) -> bytes:
-    done = subprocess.run(
+    with subprocess.Popen(
         command,
-        input=b"" if stdin is None else stdin,
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         env=environment,
         pass_fds=pass_fds,
-        check=False,
-        start_new_session=True,
-    )
-    if done.returncode != 0:
-        raise _failure(name, done.returncode, done.stderr.decode("utf-8", "replace"))
-    return done.stdout
+        start_new_session=True,  # Ctrl-C is for us; we end it
+    ) as process:
+        try:
+            with (runs or Runs()).keep(process):
+                out, err = process.communicate(b"" if stdin is None else stdin)
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode != 0:
+        text = err.decode("utf-8", "replace")
+        if address is not None and "connection to server at" in text:
+            raise connection_error(text, address)
+        if address is not None and (lost := _LOST.search(text)):
+            raise ConnectionLost(
+                f"{name}: the connection to {address} was lost: {lost[0]}",
+                hint="Run the same command again; nothing that was stored is lost.",
+            )
+        raise _failure(name, process.returncode, text)
+    return out
+
+
+_LOST = re.compile(
+    r"server closed the connection unexpectedly|terminating connection due to [a-z ]+"
+    r"|no connection to the server|connection to server was lost"
+    r"|SSL connection has been closed unexpectedly"
+)
 
 
 def _failure(name: str, code: int, text: str) -> PgkeepError:
@@ -148,8 +223,11 @@ def _failure(name: str, code: int, text: str) -> PgkeepError:
     hint = f"{name} says: {around}"[:400] if around else ""
     if "permission denied" in message:
         return PermissionMissing(f"{name}: {message}", hint=hint or "Grant the right to this role.")
-    if "lock timeout" in message or "could not obtain lock" in message:
+    # pg_dump waits for its locks under a statement timeout.
+    if re.search(r"due to (lock|statement) timeout|could not obtain lock", message):
         return TableChanged(
-            f"{name}: {message}", hint="Somebody is altering a table; run the backup again later."
+            f"{name} waited in vain for a lock: {message}",
+            hint="Somebody is waiting to alter or drop a table, and pgkeep gave way. Run the backup"
+            " again when that is done.",
         )
     return ProgramFailed(f"{name}: {message}", hint=hint)

@@ -28,6 +28,7 @@ from pgkeep.errors import (
 from pgkeep.postgres.address import Address
 
 Connection = psycopg.Connection[TupleRow]
+LockNotAvailable = psycopg.errors.LockNotAvailable
 
 OLDEST_MAJOR = 14
 
@@ -48,6 +49,14 @@ SESSION_SETTINGS = (
     "SET xmlbinary = 'base64'",
     "SET lc_monetary = 'C'",
     "SET search_path = ''",
+)
+
+
+# A SQL_ASCII database holds bytes of no encoding: COPY must not check them against one.
+BYTES_AS_THEY_ARE = (
+    "SELECT pg_catalog.set_config('client_encoding', CASE"
+    " pg_catalog.current_setting('server_encoding') WHEN 'SQL_ASCII' THEN 'SQL_ASCII'"
+    " ELSE 'UTF8' END, false)"
 )
 
 
@@ -160,8 +169,8 @@ _NOT_REACHED = re.compile(
 def _reason(text: str) -> str:
     """What the server or libpq said, out of a message that repeats where it was said."""
     lines = [line.strip() for line in text.splitlines()]
-    reasons = [line for line in lines if line and not line.startswith("Is the server running")]
-    message = reasons[-1] if reasons else "no reason given"
+    told = [line for line in lines if " failed: " in line or "FATAL:" in line]
+    message = (told or [line for line in lines if line] or ["no reason given"])[-1]
     message = re.sub(r"^.*?(FATAL|ERROR):\s+", "", message)
     message = re.sub(r"^.*connection to server (at|on) .*? failed: ", "", message)
     message = re.sub(r"^connection (failed|is bad): ", "", message)

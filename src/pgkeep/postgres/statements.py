@@ -37,6 +37,9 @@ def set_sequence(value: SequenceValue) -> str:
     )
 
 
+DROP_PUBLIC = "DROP SCHEMA IF EXISTS public"
+
+
 def refresh(name: TableName) -> str:
     """Fill a materialized view."""
     return f"REFRESH MATERIALIZED VIEW {name.sql}"
@@ -74,17 +77,19 @@ def large_object_properties(
     """Comments, owners and grants of large objects."""
     for oid, comment in objects.comments:
         yield f"COMMENT ON LARGE OBJECT {oid} IS {literal(comment)}"
-    if privileges:
-        for oid, grant in objects.grants:
-            grantee, _, privilege = grant.rpartition(" ")
-            option = ""
-            if grant.endswith(" WITH GRANT OPTION"):
-                grantee, _, privilege = grant.removesuffix(" WITH GRANT OPTION").rpartition(" ")
-                option = " WITH GRANT OPTION"
-            yield f"GRANT {privilege} ON LARGE OBJECT {oid} TO {grantee}{option}"
+    owner_of = dict(objects.owners)
     if owners:
         for oid, owner in objects.owners:
             yield f"ALTER LARGE OBJECT {oid} OWNER TO {quote_identifier(owner)}"
+    for oid, grants in objects.grants if privileges else ():
+        owner = quote_identifier(owner_of[oid]) if owners else "CURRENT_USER"
+        yield f"REVOKE ALL ON LARGE OBJECT {oid} FROM {owner}"
+        for grant in grants:
+            grantee = quote_identifier(grant.grantee) if grant.grantee else "PUBLIC"
+            if grant.grantee == owner_of[oid]:
+                grantee = owner
+            option = " WITH GRANT OPTION" if grant.grantable else ""
+            yield f"GRANT {grant.privilege} ON LARGE OBJECT {oid} TO {grantee}{option}"
 
 
 # Parameters whose value is a list of names: each element is quoted by itself

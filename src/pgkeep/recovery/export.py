@@ -7,6 +7,7 @@ an export that ends well is whole.
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import secrets
@@ -18,7 +19,7 @@ from typing import BinaryIO, Protocol
 
 import zstandard
 
-from pgkeep.errors import DamagedObject, StoreFull, UsageError
+from pgkeep.errors import DamagedObject, ObjectMissing, StoreError, StoreFull, UsageError
 from pgkeep.events import Progressed, Reporter, StageBegan, StageEnded
 from pgkeep.model import Contents, TableContents
 from pgkeep.postgres.archive import Entry, read_archive, use_list
@@ -41,7 +42,7 @@ from pgkeep.repository.objects import read_stream
 STAGE = "exporting"
 
 _SETTINGS = """\
-SET client_encoding = 'UTF8';
+SET client_encoding = '{encoding}';
 SET standard_conforming_strings = on;
 SET IntervalStyle = 'postgres';
 SET lc_monetary = 'C';
@@ -83,7 +84,8 @@ def write_sql(request: ExportRequest, sink: Sink, reporter: Reporter) -> int:
     definitions = _definitions(request, archive_bytes, plan)
     sink.write(_heading(request).encode())
     sink.write(definitions.before)
-    sink.write(_SETTINGS.encode())
+    encoding = "SQL_ASCII" if request.contents.database.encoding == "SQL_ASCII" else "UTF8"
+    sink.write(_SETTINGS.format(encoding=encoding).encode())
     if archive is None:
         sink.write(b"SET session_replication_role = 'replica';\n")
     for table in plan.tables:
@@ -184,9 +186,25 @@ def _script(
     return _Script(head + marker + key + b"\n", body + b"\n", b"\n\\unrestrict " + end)
 
 
-def _position(archive: bytes) -> Callable[[Entry], int]:
-    places = {entry.dump_id: at for at, entry in enumerate(read_archive(archive).entries)}
-    return lambda entry: places[entry.dump_id]
+def _position(archive: bytes) -> Callable[[Entry], tuple[int, int, int]]:
+    """The archive's own order, but a partition's key before the key of its parent.
+
+    Drops come in reverse, and the key of a partition cannot be dropped before its parent's, with
+    which it goes away; pg_dump --clean fails there.
+    """
+    entries = read_archive(archive).entries
+    places = {entry.dump_id: at for at, entry in enumerate(entries)}
+    keys = {entry.dump_id: entry for entry in entries if entry.kind == "CONSTRAINT"}
+
+    def position(entry: Entry) -> tuple[int, int, int]:
+        root, depth = entry, 0
+        while parents := [
+            keys[n] for n in root.dependencies if n in keys and entry.dump_id in keys
+        ]:
+            root, depth = parents[0], depth + 1
+        return places[root.dump_id], -depth, places[entry.dump_id]
+
+    return position
 
 
 def _common_ending(one: bytes, other: bytes) -> int:
@@ -215,8 +233,8 @@ def _write_table(
             for piece in request.sealed.text(part):
                 sink.write(piece)
                 reporter.report(Progressed(STAGE, len(piece), piece.count(b"\n")))
-        except DamagedObject as exc:
-            raise DamagedObject(
+        except (DamagedObject, ObjectMissing) as exc:
+            raise type(exc)(
                 f"{exc.message}; it belongs to table {table.name}",
                 hint="Use another copy or backup.",
             ) from exc
@@ -260,7 +278,11 @@ def _whole_file(path: Path) -> Iterator[BinaryIO]:
             raise
     except OSError as exc:
         reason = (exc.strerror or str(exc)).lower()
-        raise StoreFull(f"cannot write {str(path)!r}: {reason}", hint="Nothing was left.") from exc
+        kind = StoreFull if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else StoreError
+        raise kind(
+            f"cannot write {str(path)!r}: {reason}",
+            hint="Choose a folder that can be written to and has room; nothing was left.",
+        ) from exc
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from pgkeep.events import StageBegan, StageEnded
 from pgkeep.model import Part, TableName
 from pgkeep.postgres.archive import Entry, use_list
 from pgkeep.postgres.copying import CopyReader
-from pgkeep.postgres.dumping import run_script, script_from_archive
+from pgkeep.postgres.dumping import Runs, run_script, script_from_archive
 from pgkeep.postgres.session import server_major
 from pgkeep.recovery import load, proof, target
 from pgkeep.recovery.digest import RowSum
@@ -103,6 +103,7 @@ class _Filling:
         self._lost = lost
         self._seed = secrets.randbits(64)
         self._lock = threading.Lock()
+        self._runs = Runs()
         self._analyzed: set[TableName] = set()
         self._sessions = TargetSessions(run.request.target, _session_settings(run))
         self._readers = _Readers(run)
@@ -119,6 +120,7 @@ class _Filling:
             yield Task(Urgency.LOAD, 0, self._load_large_objects)
 
     def abort(self) -> None:
+        self._runs.end()
         self._sessions.abort()
         self._readers.close()
 
@@ -128,6 +130,8 @@ class _Filling:
 
     def set_sequences_and_objects(self) -> None:
         load.set_sequences(self._sessions, self._run.plan.sequences)
+        if any(item.what == "large objects" for item in self._lost):
+            return  # some are not there
         load.set_large_object_properties(
             self._sessions,
             self._run.plan.large_objects,
@@ -174,7 +178,9 @@ class _Filling:
             use_list=use_list([entry]),
             for_major=server_major(run.connection),
         )
-        run_script(run.programs, run.request.target, _INDEX_MEMORY.encode() + script)
+        run_script(
+            run.programs, run.request.target, _INDEX_MEMORY.encode() + script, runs=self._runs
+        )
         with self._lock:
             table.indexes_left -= 1
             if table.indexes_left:
@@ -245,10 +251,14 @@ class _Readers:
         try:
             reader = self._idle.get_nowait()
         except queue.Empty:
-            reader = CopyReader(self._run.programs, self._run.request.target)
+            # A primary key that is being made locks readers out for as long as it takes.
+            reader = CopyReader(
+                self._run.programs, self._run.request.target, lock_timeout_seconds=0
+            )
             self._all.append(reader)
         reader.execute(["COMMIT", "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"])
         yield reader
+        reader.execute(["COMMIT"])  # or its lock would keep a primary key waiting for ever
         self._idle.put(reader)
 
     def close(self) -> None:

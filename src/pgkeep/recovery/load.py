@@ -11,7 +11,7 @@ from pgkeep.errors import DamagedObject, ObjectMissing, PgkeepError, RestoreFail
 from pgkeep.events import Progressed, Reporter
 from pgkeep.model import LargeObjects, Part, SequenceValue
 from pgkeep.postgres.address import Address
-from pgkeep.postgres.session import Connection, connect, translated
+from pgkeep.postgres.session import BYTES_AS_THEY_ARE, Connection, connect, translated
 from pgkeep.postgres.statements import (
     COPY_LARGE_OBJECTS_IN,
     CREATE_LARGE_OBJECT_STAGING,
@@ -46,7 +46,7 @@ class TargetSessions:
 
     def __init__(self, address: Address, settings: Sequence[str] = ()) -> None:
         self._address = address
-        self._settings = ("SET synchronous_commit = off", *settings)
+        self._settings = ("SET synchronous_commit = off", BYTES_AS_THEY_ARE, *settings)
         self._idle: queue.SimpleQueue[Connection] = queue.SimpleQueue()
         self._all: list[Connection] = []
 

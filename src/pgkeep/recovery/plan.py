@@ -59,6 +59,8 @@ class RestorePlan:
     sequences: tuple[SequenceValue, ...]
     large_objects: LargeObjects
     matviews: tuple[TableName, ...]
+    left_empty: tuple[TableName, ...]
+    """Tables that others need, made without the rows that they had."""
     whole: bool
     """Everything that the backup holds, so that the target can be compared as a whole."""
 
@@ -150,6 +152,7 @@ def plan_restore(contents: Contents, archive: Archive | None, scope: Scope) -> R
         sequences=_sequences(contents, archive, selection, scope) if scope.data else (),
         large_objects=contents.large_objects if scope.data and whole else LargeObjects(),
         matviews=contents.populated_matviews if scope.data and whole else (),
+        left_empty=_left_empty(contents, before, tables) if scope.data else (),
         whole=whole and scope.schema,
     )
 
@@ -159,7 +162,7 @@ def _plan_beside(wanted: tuple[TableContents, ...], schema: str) -> RestorePlan:
     names = [table.name for table in tables]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UsageError(f"two of the tables would both become {twice}")
-    return RestorePlan((), tables, (), None, (), LargeObjects(), (), whole=False)
+    return RestorePlan((), tables, (), None, (), LargeObjects(), (), (), whole=False)
 
 
 def _with_rows(
@@ -209,6 +212,15 @@ def _table_restores(
         indexes = attached_to(archive, key) if archive is not None and is_large else ()
         found.append(TableRestore(table, table.name, indexes))
     return tuple(found)
+
+
+def _left_empty(
+    contents: Contents, before: Sequence[Entry], tables: Sequence[TableRestore]
+) -> tuple[TableName, ...]:
+    made = {TableName(entry.namespace, entry.tag) for entry in before if entry.kind == "TABLE"}
+    filled = {table.name for table in tables}
+    had_rows = {table.name for table in contents.tables if table.rows}
+    return tuple(sorted(made & had_rows - filled))
 
 
 def _sequences(

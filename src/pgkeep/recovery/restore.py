@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 
-from pgkeep.errors import DamagedObject, ObjectMissing, ProofFailed, RestoreFailed
+from pgkeep.errors import (
+    ConnectionLost,
+    DamagedObject,
+    DatabaseError,
+    ObjectMissing,
+    PgkeepError,
+    ProgramFailed,
+    ProofFailed,
+    RestoreFailed,
+)
 from pgkeep.events import Noticed, Reporter, StageBegan, StageEnded
 from pgkeep.model import Part, StoredObject, quote_identifier
 from pgkeep.postgres.archive import Archive, Entry, read_archive, use_list
 from pgkeep.postgres.dumping import dump_schema, run_script, script_from_archive
 from pgkeep.postgres.session import Connection, connect, server_major, translated
-from pgkeep.postgres.statements import create_table_like, database_settings, refresh
+from pgkeep.postgres.statements import DROP_PUBLIC, create_table_like, database_settings, refresh
 from pgkeep.recovery import proof, target
 from pgkeep.recovery.fill import Filled, fill
 from pgkeep.recovery.plan import RestorePlan, Scope, check_scope, plan_restore
@@ -27,7 +36,7 @@ def restore(request: RestoreRequest, reporter: Reporter) -> RestoreResult:
     What differs or is lost is in the result; `raise_unless_proven` makes an error of it.
     """
     scope = check_scope(request.scope, request.manifest.kind)
-    archive_bytes = schema_archive(request)
+    archive_bytes = schema_archive(request, scope)
     archive = read_archive(archive_bytes) if archive_bytes else None
     plan = plan_restore(request.contents, archive, scope)
     missing = _check_objects(request, plan, reporter)
@@ -38,19 +47,36 @@ def restore(request: RestoreRequest, reporter: Reporter) -> RestoreResult:
         )
         run = Run(request, scope, plan, archive, archive_bytes, programs, connection, reporter)
         mark = target.Mark.put(connection, request.contents, request.now())
-        roles = _define(run)
-        filled = fill(run, missing)
-        _finish(run, filled)
-        result = RestoreResult(_prove(run, filled), roles, filled.lost, plan.matviews)
-        if not result.lost and result.proof.holds:
-            mark.take_off()
+        with _told_that_it_is_incomplete(request, scope), translated(request.target):
+            roles = _define(run)
+            filled = fill(run, missing)
+            lost = (*filled.lost, *_finish(run, filled))
+            result = RestoreResult(_prove(run, filled), roles, lost, plan.matviews)
+            if not result.lost and result.proof.holds:
+                mark.take_off()
     return result
+
+
+@contextmanager
+def _told_that_it_is_incomplete(request: RestoreRequest, scope: Scope) -> Iterator[None]:
+    """An error from here on leaves something in the target: its hint says so."""
+    try:
+        yield
+    except PgkeepError as exc:
+        beside = request.allow_occupied or scope.into_schema is not None or not scope.schema
+        state = (
+            "What was restored so far is in the target."
+            if beside
+            else "The target is incomplete: drop it and create it again before the next try."
+        )
+        exc.hint = state if isinstance(exc, ConnectionLost) else f"{exc.hint} {state}"
+        raise
 
 
 def describe_plan(request: RestoreRequest) -> Iterator[str]:
     """What `restore` would do, in words, from the backup alone."""
     scope = check_scope(request.scope, request.manifest.kind)
-    archive_bytes = schema_archive(request)
+    archive_bytes = schema_archive(request, scope)
     plan = plan_restore(
         request.contents, read_archive(archive_bytes) if archive_bytes else None, scope
     )
@@ -77,7 +103,9 @@ def raise_unless_proven(result: RestoreResult) -> None:
         names = ", ".join(f"{item.what} ({item.reason})" for item in result.lost)
         raise RestoreFailed(
             f"restored without what is damaged in the repository: {names}",
-            hint="Everything else is restored and proven. Try another backup or another copy.",
+            hint="All the rest is restored"
+            + (" and proven" if result.proof.holds else ", and what differs is told above")
+            + ". Try another backup or another copy.",
         )
     if not result.proof.holds:
         first, *others = result.proof.differences
@@ -88,13 +116,20 @@ def raise_unless_proven(result: RestoreResult) -> None:
         )
 
 
-def schema_archive(request: RestoreRequest) -> bytes:
-    """The archive of the backup's definitions, opened; empty for a data backup."""
+def schema_archive(request: RestoreRequest, scope: Scope) -> bytes:
+    """The archive of the backup's definitions, opened; empty where none is needed or kept."""
     schema = request.contents.schema
-    if schema is None:
+    if schema is None or not (scope.schema or scope.tables):
         return b""
     sealed = request.sealed
-    return b"".join(read_stream(sealed.repository.store, schema, sealed.identities))
+    try:
+        return b"".join(read_stream(sealed.repository.store, schema, sealed.identities))
+    except (DamagedObject, ObjectMissing) as exc:
+        raise type(exc)(
+            f"{exc.message}; it belongs to the definitions of all tables",
+            hint="Use another copy or backup; --data-only restores the rows alone, into tables"
+            " that are there.",
+        ) from exc
 
 
 def _dump_major(archive: Archive | None) -> int:
@@ -106,22 +141,24 @@ def _check_objects(
 ) -> tuple[Lost, ...]:
     """Every object that will be needed must be there with its size, before anything is touched."""
     reporter.report(StageBegan(CHECKING))
-    lost: list[Lost] = []
+    found: dict[str, Lost] = {}
     for what, part in _named_parts(plan):
         for item in part.text.objects:
             if problem := _absence(request, item):
-                lost.append(Lost(what, problem))
+                found.setdefault(what, Lost(what, problem))
+    lost = tuple(found.values())
     if lost and not request.go_on_after_damage:
         first = lost[0]
-        tables = ", ".join(sorted({item.what for item in lost}))
+        tables = ", ".join(sorted(found))
         raise DamagedObject(
             f"{first.reason}; it belongs to {first.what}"
             + (f" (damaged in all: {tables})" if len(lost) > 1 else ""),
             hint="Nothing was touched. Use another copy or backup, or restore all the rest with"
             " --go-on-after-damage.",
         )
-    reporter.report(StageEnded(CHECKING, "every stored object is there, with its size"))
-    return tuple(lost)
+    summary = f"lost: {', '.join(sorted(found))}" if lost else "every stored object is there"
+    reporter.report(StageEnded(CHECKING, summary))
+    return lost
 
 
 def _absence(request: RestoreRequest, item: StoredObject) -> str:
@@ -167,6 +204,8 @@ def _define(run: Run) -> tuple[str, ...]:
     if run.archive is not None and run.scope.schema:
         if run.request.owners or run.request.privileges:
             made = target.create_missing_roles(run.connection, run.request.contents)
+        if run.plan.whole and not run.request.contents.database.has_public:
+            run.connection.execute(DROP_PUBLIC.encode())
         _run_entries(run, _not_there_yet(run, run.plan.before))
     if made:
         run.reporter.report(
@@ -209,10 +248,16 @@ def _run_entries(run: Run, entries: Iterable[Entry]) -> None:
     run_script(run.programs, run.request.target, script)
 
 
-def _finish(run: Run, filled: Filled) -> None:
-    """What has to wait for all rows: foreign keys, triggers, policies, materialized views."""
+def _finish(run: Run, filled: Filled) -> tuple[Lost, ...]:
+    """What has to wait for all rows: foreign keys, triggers, policies, materialized views.
+
+    Returns what could not be made since rows that it needs are lost.
+    """
     run.reporter.report(StageBegan(FINISHING))
-    _run_entries(run, _not_there_yet(run, run.plan.after))
+    late = _not_there_yet(run, run.plan.after)
+    lost = tuple(_make_what_can_be(run, late)) if filled.lost else ()
+    if not filled.lost:
+        _run_entries(run, late)
     for view in run.plan.matviews:
         run.connection.execute(refresh(view).encode())
     if run.plan.whole and run.request.privileges:
@@ -227,6 +272,16 @@ def _finish(run: Run, filled: Filled) -> None:
             FINISHING, f"{len(run.plan.after)} definitions, {len(run.plan.matviews)} views filled"
         )
     )
+    return lost
+
+
+def _make_what_can_be(run: Run, entries: Iterable[Entry]) -> Iterator[Lost]:
+    """One by one: a foreign key to a row that is lost cannot be made, and the next one may."""
+    for entry in entries:
+        try:
+            _run_entries(run, [entry])
+        except (DatabaseError, ProgramFailed) as exc:
+            yield Lost(f"{entry.kind.lower()} {entry.tag}", exc.message)
 
 
 def _prove(run: Run, filled: Filled) -> proof.Proof:
@@ -236,7 +291,8 @@ def _prove(run: Run, filled: Filled) -> proof.Proof:
         *proof.compare_tables(filled.tables),
         *proof.compare_sequences(run.connection, run.plan.sequences),
     ]
-    definitions, not_compared = 0, list[str]()
+    definitions, not_compared = 0, [f"rows of table {name}, which was only needed to exist"
+                                    for name in run.plan.left_empty]  # fmt: skip
     if run.archive is not None and run.scope.schema and run.scope.into_schema is None:
         differences += proof.compare_definitions(
             run.archive,

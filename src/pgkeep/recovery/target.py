@@ -30,7 +30,7 @@ def refuse_occupied(connection: Connection, database: str) -> None:
     hint = "Restore into an empty database (createdb), or pass --into-schema with --table."
     if comment.startswith(_MARK):
         hint = f"It is what an earlier restore left ({comment}). Drop it and create it again."
-    raise TargetNotEmpty(f"target database {database!r} is not empty: {what}{more}", hint=hint)
+    raise TargetNotEmpty(f'target database "{database}" is not empty: {what}{more}', hint=hint)
 
 
 def refuse_existing(connection: Connection, names: Sequence[TableName]) -> None:

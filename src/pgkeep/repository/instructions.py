@@ -12,6 +12,7 @@ from pgkeep.model import Contents, Kind, SealedStream
 from pgkeep.postgres.statements import (
     COPY_LARGE_OBJECTS_IN,
     CREATE_LARGE_OBJECT_STAGING,
+    DROP_PUBLIC,
     LARGE_OBJECTS_FROM_STAGING,
     copy_in,
     database_settings,
@@ -79,7 +80,7 @@ _PROLOGUE = """\
 set -eu
 key=${{1:?the file with the opened epoch key}}
 : "${{PGDATABASE:?an empty database}}"
-export PGDATABASE PGCLIENTENCODING=UTF8
+export PGDATABASE PGCLIENTENCODING={encoding}
 export PGOPTIONS="-c lc_monetary=C -c intervalstyle=postgres -c client_min_messages=warning"
 
 open() {{
@@ -106,6 +107,7 @@ def restore_script(contents: Contents, kind: Kind) -> str:
         backup=contents.backup,
         database=shlex.quote(contents.database.name).replace("\n", " "),
         taken=contents.point.taken.isoformat(),
+        encoding="SQL_ASCII" if contents.database.encoding == "SQL_ASCII" else "UTF8",
         version=contents.point.server_version.split()[0],
     )
     return "\n".join([prologue, *_commands(contents, kind), "echo restored", ""])
@@ -119,6 +121,8 @@ def _commands(contents: Contents, kind: Kind) -> Iterator[str]:
         )
     schema = contents.schema
     if schema is not None:
+        if not contents.database.has_public:
+            yield from _statements([DROP_PUBLIC])
         yield _restore_section(schema, "pre-data")
     if kind.has_data:
         yield from _data_commands(contents)

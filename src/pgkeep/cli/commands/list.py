@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 import rich_click as click
+from rich.markup import escape
 
 from pgkeep.cli import words
 from pgkeep.cli.context import Context, command_options
@@ -36,7 +37,7 @@ def list_backups(context: Context, database: str | None) -> ExitCode:
     else:
         context.out.print(f"no backups{f' of {database!r}' if database else ''} yet")
     for problem in problems:
-        context.err.print(f"[yellow]![/] {problem.message}")
+        context.err.print(f"[yellow]![/] {escape(problem.message)}")
     return ExitCode.ATTENTION if problems else ExitCode.DONE
 
 
