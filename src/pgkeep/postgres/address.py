@@ -121,7 +121,7 @@ class Address:
 def _refuse_torn_password(given: Mapping[str, str]) -> None:
     """A URL whose password holds a bare @ or / is read as another host, which errors would show."""
     host, port = given.get("host", ""), given.get("port", "5432")
-    if not host.startswith(("/", "@")) and "@" in host or not re.fullmatch(r"[\d,]+", port):
+    if (not host.startswith(("/", "@")) and "@" in host) or not re.fullmatch(r"[\d,]+", port):
         raise ConfigurationError(
             "the database's address is not read as it was meant: a user or password in it has"
             " characters that a URL keeps for itself",
