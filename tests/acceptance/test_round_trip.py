@@ -9,9 +9,7 @@ from conftest import Workbench
 from pgkeep.demo import story
 
 
-def test_the_shop_comes_back_whole(
-    workbench: Workbench, new_database: Callable[[], str]
-) -> None:
+def test_the_shop_comes_back_whole(workbench: Workbench, new_database: Callable[[], str]) -> None:
     source, target = new_database(), new_database()
     story.run_script(source, "shop.sql")
     workbench.init(source)
