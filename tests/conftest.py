@@ -15,6 +15,8 @@ from pgkeep.cli.main import run
 from pgkeep.postgres.programs import choose_server, find_programs
 from pgkeep.postgres.server import ScratchServer
 
+pytest.register_assert_rewrite("pgkeep.testing")
+
 _NUMBERS = itertools.count(1)
 
 WHEELS = (17, 18)

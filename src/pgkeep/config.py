@@ -12,12 +12,11 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from pgkeep.errors import ConfigurationError
+from pgkeep.model import RESERVED_FOLDERS
 
 CONFIG_VARIABLE = "PGKEEP_CONFIG"
 DEFAULT_NAME = "pgkeep.toml"
 
-# Folder names that a repository has for itself: no database may be called so.
-_RESERVED = frozenset({"objects", "keys", "ledger", "condemned", "tmp", "lock"})
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
@@ -73,13 +72,17 @@ class SecretReference(_Frozen):
                 f"{what} is in the file {str(path)!r}, which others may read",
                 hint=f"Run: chmod 600 {path}",
             )
+        if not text:  # libpq takes nothing for the default database of this machine
+            raise ConfigurationError(
+                f"{what} is to come from the file {str(path)!r}, which is empty"
+            )
         return text
 
     @staticmethod
     def _from_command(what: str, command: tuple[str, ...]) -> str:
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-        except (OSError, subprocess.TimeoutExpired, IndexError) as exc:
+        except (OSError, subprocess.TimeoutExpired, IndexError, ValueError) as exc:
             raise ConfigurationError(
                 f"{what} is to come from a command that cannot be run", hint=f"{exc}."
             ) from exc
@@ -221,7 +224,7 @@ def parse(document: dict[str, Any], *, origin: Path | None = None) -> Config:
             f"the configuration {str(origin)!r} is not right: {_first_problem(exc)}",
             hint="docs/configuration.md lists every setting.",
         ) from exc
-    if reserved := _RESERVED.intersection(config.databases):
+    if reserved := RESERVED_FOLDERS.intersection(config.databases):
         raise ConfigurationError(
             f"a database cannot be called {min(reserved)!r}: repositories use that name themselves"
         )
@@ -229,8 +232,11 @@ def parse(document: dict[str, Any], *, origin: Path | None = None) -> Config:
 
 
 def _first_problem(error: ValidationError) -> str:
-    problem = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(step) for step in problem["loc"])
+    # Of a secret there are two forms: what is said of the table tells more than "not a string".
+    problems = error.errors(include_url=False, include_input=False)
+    forms = ("str", SecretReference.__name__)
+    problem = next((one for one in problems if one["loc"][-1:] != ("str",)), problems[0])
+    where = ".".join(str(step) for step in problem["loc"] if step not in forms)
     return f"{where}: {problem['msg'].lower()}" if where else problem["msg"].lower()
 
 

@@ -17,6 +17,9 @@ from pydantic_core import core_schema
 
 FORMAT = 1
 
+RESERVED_FOLDERS = frozenset({"objects", "keys", "ledger", "condemned", "tmp", "lock"})
+"""Names that a repository has for itself, so that no database can be called so."""
+
 _IDENTIFIER_AS_IT_IS = re.compile(r"[a-z_][a-z0-9_$]*")
 _OBJECT_NAME = re.compile(r"[0-9a-f]{64}")
 _BACKUP_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")

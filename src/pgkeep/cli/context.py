@@ -16,12 +16,12 @@ from typing import Any, ParamSpec, TypeVar
 
 import rich_click as click
 from rich.console import Console
+from rich.markup import escape
 
 from pgkeep import config as configuration
 from pgkeep.cli.progress import CliReporter, PlainReporter, QuietReporter, TerminalReporter
 from pgkeep.config import Config
 from pgkeep.errors import (
-    BackupMissing,
     ConfigurationError,
     KeyMissing,
     KeyUnusable,
@@ -43,6 +43,7 @@ from pgkeep.sealing import (
     load_epoch,
     load_identities,
     open_with,
+    read_allowed_signers,
 )
 from pgkeep.stores import open_store
 
@@ -90,7 +91,8 @@ class Context:
     def _warn_of_secrets(self, config: Config) -> None:
         for name in config.inline_secrets():
             self.err.print(
-                f"[yellow]![/] the password of database {name!r} stands in {config.origin}: better"
+                f"[yellow]![/] the password of database {name!r} stands in"
+                f" {escape(str(config.origin))}: better"
                 f' url = {{ env = "..." }} or {{ file = "..." }}'
             )
 
@@ -171,12 +173,14 @@ class Context:
         failure: PgkeepError | None = None
         for repository in self.repositories():
             listing = self.listing(repository, database)
-            for problem in listing.problems:
-                self.err.print(f"[yellow]![/] {problem.message}")
             try:
-                return repository, choose(listing)
-            except BackupMissing as exc:
+                chosen = choose(listing)
+            except PgkeepError as exc:
                 failure = failure or exc
+                continue
+            for problem in listing.problems:
+                self.err.print(f"[yellow]![/] {escape(problem.message)}")
+            return repository, chosen
         assert failure is not None
         raise failure
 
@@ -271,8 +275,7 @@ def _read(path: Path) -> bytes:
 
 
 def _signers_in(data: bytes, name: str) -> list[PublicSigner]:
-    lines = data.decode("utf-8", "replace").splitlines()
-    signers = [PublicSigner.parse(line[line.index("ssh-") :]) for line in lines if "ssh-" in line]
+    signers = read_allowed_signers(data.decode("utf-8", "replace"))
     if not signers:
         raise KeyUnusable(f"{name!r} names no signer", hint="Give an allowed_signers file.")
     return signers

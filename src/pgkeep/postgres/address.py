@@ -18,6 +18,15 @@ from pgkeep.postgres.memory_files import memory_file
 _TRANSACTION_POOLER_PORT = "6543"
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
+_FROM_ENVIRONMENT = {
+    "host": "PGHOST",
+    "hostaddr": "PGHOSTADDR",
+    "port": "PGPORT",
+    "user": "PGUSER",
+    "dbname": "PGDATABASE",
+    "sslmode": "PGSSLMODE",
+}
+
 # A dead peer must be noticed in minutes, not in the two hours of most systems' defaults.
 _DEFAULTS = {
     "connect_timeout": "15",
@@ -42,6 +51,11 @@ class Address:
 
         Without `sslmode`, connections that leave this machine must be encrypted.
         """
+        if not url.strip():
+            raise ConfigurationError(
+                "the database's address is empty",
+                hint="Write postgresql://user:password@host:5432/database.",
+            )
         try:
             given = {key: str(value) for key, value in conninfo_to_dict(url).items()}
         except (psycopg.Error, UnicodeError):
@@ -51,12 +65,12 @@ class Address:
                 hint="Write postgresql://user:password@host:5432/database.",
             ) from None
         _refuse_torn_password(given)
+        _refuse_unpassable(given)
         if given.get("sslmode", "prefer") not in _SSL_MODES:
             raise ConfigurationError(
                 f"there is no sslmode {given['sslmode']!r}", hint=f"Use {', '.join(_SSL_MODES)}."
             )
-        for name, variable in (("host", "PGHOST"), ("port", "PGPORT"), ("user", "PGUSER"),
-                               ("dbname", "PGDATABASE"), ("sslmode", "PGSSLMODE")):  # fmt: skip
+        for name, variable in _FROM_ENVIRONMENT.items():
             if name not in given and (value := os.environ.get(variable)):
                 given[name] = value
         address = cls({**_DEFAULTS, **given})
@@ -83,10 +97,12 @@ class Address:
     @property
     def is_local(self) -> bool:
         """On this machine: a Unix socket or a loopback address."""
-        if self.host.startswith(("/", "@")) or self.host == "localhost":
+        # libpq connects to hostaddr where one is given, and host is but a name then.
+        where = self.parameters.get("hostaddr") or self.host
+        if where.startswith(("/", "@")) or where == "localhost":
             return True
         try:
-            return ipaddress.ip_address(self.host).is_loopback
+            return ipaddress.ip_address(where).is_loopback
         except ValueError:
             return False
 
@@ -121,12 +137,28 @@ class Address:
 def _refuse_torn_password(given: Mapping[str, str]) -> None:
     """A URL whose password holds a bare @ or / is read as another host, which errors would show."""
     host, port = given.get("host", ""), given.get("port", "5432")
-    if (not host.startswith(("/", "@")) and "@" in host) or not re.fullmatch(r"[\d,]+", port):
+    torn = "@" in host and not host.startswith(("/", "@"))
+    if torn or "@" in given.get("dbname", "") or not re.fullmatch(r"[\d,]+", port):
         raise ConfigurationError(
             "the database's address is not read as it was meant: a user or password in it has"
             " characters that a URL keeps for itself",
             hint="Write @ as %40, / as %2F, : as %3A, # as %23, ? as %3F and % as %25 there.",
         )
+
+
+def _refuse_unpassable(parameters: Mapping[str, str]) -> None:
+    """Children get the parameters as lines of a file, under a service name of our own."""
+    for name, value in parameters.items():
+        if name == "service":
+            raise ConfigurationError(
+                "a service name in the database's address is not supported",
+                hint="Write out what the service file says: host, port, user, database.",
+            )
+        if any(ord(character) < 32 for character in value) or value != value.rstrip():
+            raise ConfigurationError(
+                f"{name} in the database's address ends in a blank or holds a control character",
+                hint="Correct the URL.",
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,8 @@ class RowDigest:
 
     def update(self, text: bytes) -> None:
         """Take more of the text."""
+        if not text:
+            return
         first, found, rest = text.partition(b"\n")
         if self._open_row is None:
             self._open_row = xxhash.xxh3_128(seed=self._seed)

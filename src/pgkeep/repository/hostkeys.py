@@ -112,41 +112,68 @@ class HostKeys:
             "for": wanted,
             "begun": now.astimezone(UTC).isoformat(),
         }
+        document["check"] = _epoch_check(document)
         self._write(path, json.dumps(document).encode())
         return epoch
 
     def _read_or_make(self, path: Path, make: Callable[[], bytes]) -> bytes:
-        with suppress(FileNotFoundError):
-            data = path.read_bytes()
-            if path.stat().st_mode & 0o077:
-                raise ConfigurationError(
-                    f"others may read the key {str(path)!r}", hint=f"Run: chmod 600 {path}"
-                )
-            return data
-        self._write(path, make())
-        return path.read_bytes()
+        try:
+            with suppress(FileNotFoundError):
+                data = path.read_bytes()
+                if path.stat().st_mode & 0o077:
+                    raise ConfigurationError(
+                        f"others may read the key {str(path)!r}", hint=f"Run: chmod 600 {path}"
+                    )
+                return data
+            self._write(path, make(), replace=False)
+            return path.read_bytes()
+        except OSError as exc:
+            reason = (exc.strerror or str(exc)).lower()
+            raise ConfigurationError(
+                f"cannot read {str(path)!r} in the state folder: {reason}",
+                hint="Run pgkeep as the user who owns it, or set state_dir to a folder of your"
+                " own.",
+            ) from exc
 
-    def _write(self, path: Path, data: bytes) -> None:
+    def _write(self, path: Path, data: bytes, *, replace: bool = True) -> None:
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_private(path, data)
+            write_private(path, data, replace=replace)
         except OSError as exc:
+            reason = (exc.strerror or str(exc)).lower()
             raise ConfigurationError(
-                f"cannot write to the state folder {str(self._folder)!r}",
-                hint=f"Set state_dir to a folder of your own ({exc.strerror}).",
+                f"cannot write to the state folder {str(self._folder)!r}: {reason}",
+                hint="Set state_dir to a folder of your own, on a disk with room.",
             ) from exc
 
 
-def write_private(path: Path, data: bytes) -> None:
-    """Write a file (0600) so that it is there whole or not at all."""
+def write_private(path: Path, data: bytes, *, replace: bool = True) -> None:
+    """Write a file (0600) so that it is there whole or not at all.
+
+    Without `replace`, a file that somebody else has just made is left as it is.
+    """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        os.write(handle, data)
-        os.fsync(handle)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        if replace:
+            temporary.rename(path)
+        else:
+            _link(temporary, path)
     finally:
-        os.close(handle)
-    temporary.rename(path)
+        temporary.unlink(missing_ok=True)
+
+
+def _link(temporary: Path, path: Path) -> None:
+    try:
+        path.hardlink_to(temporary)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without links
+        temporary.rename(path)
 
 
 def _identity_in(data: bytes, path: Path) -> X25519Identity:
@@ -156,9 +183,17 @@ def _identity_in(data: bytes, path: Path) -> X25519Identity:
     raise KeyUnusable(f"there is no key in {str(path)!r}")
 
 
+def _epoch_check(document: dict[str, str]) -> str:
+    """A hash of the rest: a damaged `sealed` would go unseen until nobody can open a backup."""
+    fields = [str(document[name]) for name in ("recipient", "sealed", "for", "begun")]
+    return sha256("\n".join(fields).encode()).hexdigest()
+
+
 def _load_epoch(path: Path, wanted: str, now: datetime) -> Epoch | None:
     try:
         document = json.loads(path.read_bytes())
+        if document["check"] != _epoch_check(document):
+            return None
         begun = datetime.fromisoformat(document["begun"])
         if document["for"] != wanted or not timedelta(0) <= now - begun < EPOCH_AGE:
             return None

@@ -27,12 +27,19 @@ from pgkeep.errors import (
     RepositoryUnsupported,
     StoreError,
 )
-from pgkeep.model import FORMAT, Contents, Kind, Manifest, Tier
+from pgkeep.model import FORMAT, RESERVED_FOLDERS, Contents, Kind, Manifest, Tier
 from pgkeep.repository.hostkeys import Epoch
 from pgkeep.repository.instructions import RESTORE_TEXT
 from pgkeep.repository.manifests import dump_manifest, load_contents, load_manifest
 from pgkeep.repository.objects import read_objects
-from pgkeep.sealing import PublicSigner, SigningKey, X25519Identity, allowed_signers, verify
+from pgkeep.sealing import (
+    PublicSigner,
+    SigningKey,
+    X25519Identity,
+    allowed_signers,
+    read_allowed_signers,
+    verify,
+)
 from pgkeep.stores import Store
 
 _DESCRIPTION = "repo.json"
@@ -85,7 +92,6 @@ class Repository:
             if next(store.list(""), None) is not None:
                 raise
         document = {"format": FORMAT, "created": now.astimezone(UTC).isoformat(), "by": "pgkeep"}
-        store.put(_RESTORE_TEXT, RESTORE_TEXT.encode())
         store.put(_DESCRIPTION, json.dumps(document).encode() + b"\n")
         return cls(name, store), True
 
@@ -97,11 +103,13 @@ class Repository:
 
     def prepare(self, epoch: Epoch, signer: PublicSigner) -> None:
         """See to it that what opens and checks the coming backup is here before the backup is."""
+        if self._missing(_RESTORE_TEXT):
+            self.store.put(_RESTORE_TEXT, RESTORE_TEXT.encode())
         if self._missing(epoch.path):
             self.store.put(epoch.path, epoch.sealed_key)
-        known = self._signers_here()
-        if signer not in known:
-            self.store.put(_SIGNERS, allowed_signers([*known, signer]).encode())
+        known = self._signers_text()
+        if signer not in read_allowed_signers(known):
+            self.store.put(_SIGNERS, (known + allowed_signers([signer])).encode())
 
     def publish(self, manifest: Manifest, key: SigningKey) -> None:
         """Make a backup of objects that are all here; checked before and after."""
@@ -129,9 +137,7 @@ class Repository:
 
     def databases(self) -> tuple[str, ...]:
         """Names of the databases that have something here."""
-        return tuple(
-            folder for folder in self.store.folders("") if folder not in ("objects", "keys")
-        )
+        return tuple(folder for folder in self.store.folders("") if folder not in RESERVED_FOLDERS)
 
     def backups(
         self, trusted: Callable[[], Sequence[PublicSigner]], database: str | None = None
@@ -150,7 +156,10 @@ class Repository:
     def contents(self, manifest: Manifest, identities: Sequence[X25519Identity]) -> Contents:
         """The sealed table of contents of a backup."""
         name = f"the table of contents of {manifest.backup}"
-        data = b"".join(read_objects(self.store, manifest.contents, identities))
+        try:
+            data = b"".join(read_objects(self.store, manifest.contents, identities))
+        except (DamagedObject, ObjectMissing) as exc:
+            raise type(exc)(f"{exc.message}; it is {name}") from exc
         contents = load_contents(data, name=name)
         if contents.backup != manifest.backup:
             raise NotAuthentic(f"{name} belongs to backup {contents.backup}")
@@ -162,7 +171,7 @@ class Repository:
 
     def signers_here(self) -> tuple[PublicSigner, ...]:
         """The signers that the repository itself names: to show, never to trust unasked."""
-        return tuple(self._signers_here())
+        return tuple(read_allowed_signers(self._signers_text()))
 
     def _manifest_paths(self, database: str | None) -> Iterator[str]:
         for name in (database,) if database else self.databases():
@@ -193,23 +202,25 @@ class Repository:
             return True
         return False
 
-    def _signers_here(self) -> list[PublicSigner]:
+    def _signers_text(self) -> str:
         with suppress(ObjectMissing):
-            lines = self.store.get(_SIGNERS).decode("utf-8", "replace").splitlines()
-            return [
-                PublicSigner.parse(line[line.index("ssh-") :]) for line in lines if "ssh-" in line
-            ]
-        return []
+            return self.store.get(_SIGNERS).decode("utf-8", "replace")
+        return ""
 
 
 def choose_backup(
     listing: Listing, wanted: str | None, *, database: str, kinds: set[Kind]
 ) -> Manifest:
-    """The newest backup of one of the kinds, or the one whose id begins with `wanted`."""
+    """The newest backup of one of the kinds, or the one whose id begins with `wanted`.
+
+    Where there is none, the error is what is wrong with the one that might have been it.
+    """
     if wanted is not None:
         matching = [item for item in listing.backups if item.backup.startswith(wanted)]
         if len(matching) == 1:
             return matching[0]
+        if problem := next((one for one in listing.problems if f"/{wanted}" in one.message), None):
+            raise problem
         what = "no backup" if not matching else f"{len(matching)} backups"
         raise BackupMissing(
             f"{what} of database {database!r} begin{'s' if not matching else ''} with {wanted!r}",
@@ -218,8 +229,10 @@ def choose_backup(
     for manifest in listing.backups:
         if manifest.kind in kinds:
             return manifest
-    words = " or ".join(sorted(kinds))
-    hint = "Run: pgkeep backup " + database
     if listing.problems:
-        hint = f"Something was found that is not a whole backup: {listing.problems[0].message}."
-    raise BackupMissing(f"there is no {words} backup of database {database!r}", hint=hint)
+        raise listing.problems[0]
+    words = " or ".join(sorted(kinds))
+    raise BackupMissing(
+        f"there is no {words} backup of database {database!r}",
+        hint=f"Run: pgkeep backup {database}",
+    )

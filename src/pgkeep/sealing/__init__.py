@@ -16,7 +16,13 @@ from pgkeep.sealing.keys import (
     seal_with_passphrase,
 )
 from pgkeep.sealing.sealer import Sealer, unseal
-from pgkeep.sealing.signing import PublicSigner, SigningKey, allowed_signers, verify
+from pgkeep.sealing.signing import (
+    PublicSigner,
+    SigningKey,
+    allowed_signers,
+    read_allowed_signers,
+    verify,
+)
 
 __all__ = [
     "AgeWriter",
@@ -38,6 +44,7 @@ __all__ = [
     "open_with",
     "open_with_passphrase",
     "parse_recipient",
+    "read_allowed_signers",
     "seal_to",
     "seal_with_passphrase",
     "unseal",

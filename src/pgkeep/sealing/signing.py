@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -154,6 +155,17 @@ def verify(
 def allowed_signers(signers: Iterable[PublicSigner]) -> str:
     """The text of a file for `ssh-keygen -Y verify -f`, with the one principal `pgkeep`."""
     return "".join(f'{PRINCIPAL} namespaces="{NAMESPACE}" {signer.line}\n' for signer in signers)
+
+
+def read_allowed_signers(text: str) -> list[PublicSigner]:
+    """The Ed25519 signers that a file in this form names; what else it holds is passed over."""
+    signers = []
+    for line in text.splitlines():
+        at = line.find("ssh-ed25519 ")
+        if at >= 0 and not line.lstrip().startswith("#"):
+            with suppress(KeyUnusable):
+                signers.append(PublicSigner.parse(line[at:]))
+    return signers
 
 
 class _Signature(NamedTuple):

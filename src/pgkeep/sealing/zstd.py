@@ -26,6 +26,7 @@ _DICTIONARY_ID_BYTES = (0, 1, 2, 4)
 
 
 def compressor(level: int) -> zstandard.ZstdCompressionObj:
+    """One frame, with a checksum of the content; it is whole once it was flushed."""
     return zstandard.ZstdCompressor(level=level, write_checksum=True).compressobj()
 
 

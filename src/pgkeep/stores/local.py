@@ -56,7 +56,11 @@ class LocalStore:
                 raise
             _sync_folder(path.parent)
         except OSError as exc:
-            raise _translated(exc, f"cannot write {name!r} to {self.url}") from exc
+            error = _translated(exc, f"cannot write {name!r} to {self.url}")
+            # Something stands in the way, or the folder was taken away: not a missing object.
+            raise (
+                StoreError(error.message) if isinstance(error, ObjectMissing) else error
+            ) from exc
 
     def get(self, name: str) -> bytes:
         try:
@@ -98,7 +102,7 @@ class LocalStore:
         try:
             if not top.is_dir():
                 return
-            names = [entry.name for entry in os.scandir(top) if entry.is_dir()]
+            names = [path.name for path in top.iterdir() if path.is_dir() and _holds_files(path)]
         except OSError as exc:
             raise _translated(exc, f"cannot list {prefix!r} in {self.url}") from exc
         yield from sorted(name for name in names if prefix or name != _TEMPORARY)
@@ -106,6 +110,8 @@ class LocalStore:
     def delete(self, name: str) -> None:
         try:
             self._path(name).unlink(missing_ok=True)
+        except (NotADirectoryError, IsADirectoryError):
+            return  # no file has this name
         except OSError as exc:
             raise _translated(exc, f"cannot delete {name!r} in {self.url}") from exc
 
@@ -146,14 +152,20 @@ class LocalStore:
 
     def _clear_temporary(self) -> None:
         """Remove what a killed writer left. Safe: whoever holds the lock is the only writer."""
-        with suppress(FileNotFoundError):
-            for leftover in (self._root / _TEMPORARY).iterdir():
-                with suppress(OSError):
-                    leftover.unlink()
+        try:
+            leftovers = list((self._root / _TEMPORARY).iterdir())
+        except FileNotFoundError:
+            return
+        except OSError as exc:
+            raise StoreError(f"cannot clear {_TEMPORARY}/ in {self.url}: {exc.strerror}") from exc
+        for leftover in leftovers:
+            with suppress(OSError):
+                leftover.unlink()
 
     def _path(self, name: str) -> Path:
         segments = name.split("/")
-        if not name or any(segment in ("", ".", "..") for segment in segments) or "\0" in name:
+        unfit = any(segment in ("", ".", "..") for segment in segments) or "\0" in name
+        if unfit or segments[0] in (_TEMPORARY, _LOCK):
             raise StoreError(f"{name!r} is not a name that a store can hold")
         return self._root / name
 
@@ -188,6 +200,10 @@ def _sync_folder(path: Path) -> None:
         os.close(handle)
 
 
+def _holds_files(folder: Path) -> bool:
+    return any(files for _, _, files in os.walk(folder, onerror=_raise))
+
+
 def _raise(error: OSError) -> None:
     raise error
 
@@ -199,7 +215,7 @@ def _holder(handle: int) -> str:
             f"another process: {note['purpose']} (pid {note['pid']} on {note['host']},"
             f" since {note['since']})"
         )
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return "another process"
 
 
