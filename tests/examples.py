@@ -143,7 +143,7 @@ def manifest(**changes: Any) -> Manifest:
         contents=stream("contents").objects,
         script=stream("script").objects,
         objects=stream("rows").objects,
-        totals=Totals(1, 2, 1, 8_000_000, 24, 400, 2, 0),
+        totals=Totals(1, 2, 2, 1, 8_000_000, 24, 24, 400, 400, 2, 0),
         not_kept=1,
     )
     return replace(example, **changes)

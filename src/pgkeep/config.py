@@ -137,6 +137,10 @@ class BackupConfig(_Frozen):
     """The level of zstd."""
     lock_timeout_seconds: float = Field(default=30, gt=0)
     """How long to wait for a table that somebody is altering before giving way."""
+    verify_share: float = Field(default=0.01, ge=0, le=1)
+    """Of the parts that did not change, the share (at least one) that is read again to compare."""
+    full_read_days: float = Field(default=30, gt=0)
+    """After so many days everything is read again, changed or not."""
     max_snapshot_hours: float = Field(default=12, gt=0)
     """When to end a backup whose snapshot would hold back the source's vacuum for too long."""
 

@@ -186,6 +186,8 @@ class Part:
     end_page: int | None
     rows: int
     text: SealedStream
+    horizon: int = 0
+    """Every transaction before this one (64-bit id) had ended when these rows were seen last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +209,8 @@ class TableContents:
     unlogged: bool = False
     load_into: TableName | None = None
     """The partitioned table to load through, where a row's partition may change (enum hashes)."""
+    key: str = ""
+    """What the text depends on besides the rows, hashed; empty if that cannot be known."""
 
     @property
     def load_name(self) -> TableName:
@@ -277,6 +281,8 @@ class SnapshotPoint:
     timeline: int
     lsn: str
     snapshot: str
+    horizon: int = 0
+    """The oldest transaction that still ran (the snapshot's xmin), as a 64-bit id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,6 +326,8 @@ class Contents:
     large_objects: LargeObjects
     populated_matviews: tuple[TableName, ...]
     not_kept: tuple[NotKept, ...]
+    full_read: datetime | None = None
+    """When everything was last read out of the database rather than used again."""
 
     @property
     def rows(self) -> int:
@@ -340,10 +348,15 @@ class Totals:
 
     tables: int
     rows: int
+    rows_read: int
     large_objects: int
     database_bytes: int
     text_bytes: int
+    read_bytes: int
+    """Of `text_bytes`, those that left the database for this backup."""
     stored_bytes: int
+    added_bytes: int
+    """Of `stored_bytes`, those that this backup added to the store."""
     parts_read: int
     parts_reused: int
 

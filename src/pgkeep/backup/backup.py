@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from hashlib import sha256
 
 from pgkeep import __version__
-from pgkeep.backup.plan import BackupPlan, plan_backup
-from pgkeep.backup.read import Reading, ReadOptions, read_all
+from pgkeep.backup.earlier import Earlier, look_back, whole_tables
+from pgkeep.backup.plan import BackupPlan, Reusable, plan_backup
+from pgkeep.backup.read import Connecting, Reading, ReadOptions, read_all
 from pgkeep.backup.source import Source, open_source
 from pgkeep.config import BackupConfig
 from pgkeep.events import Reporter, StageBegan, StageEnded
@@ -55,6 +56,7 @@ class BackupRequest:
     options: BackupConfig
     jobs: int
     now: Callable[[], datetime]
+    read_everything: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,8 @@ class BackupResult:
 
     manifest: Manifest
     contents: Contents
+    differing: tuple[TableName, ...]
+    """Tables that differed from what was stored although nothing had shown a change."""
 
 
 def back_up(request: BackupRequest, reporter: Reporter) -> BackupResult:
@@ -75,11 +79,13 @@ def back_up(request: BackupRequest, reporter: Reporter) -> BackupResult:
             stack.enter_context(repository.exclusive(f"backup of {request.database!r}"))
             repository.prepare(epoch, signer)
         backup = BackupId.begin(started)
-        source, reading, plan = _read(request, epoch, reporter)
-        contents = _contents(request, backup, source, reading, plan, epoch)
-        manifest = _seal(request, contents, started, epoch)
+        earlier = _look_back(request, epoch, started)
+        store = _Storing(request, epoch)
+        source, reading, plan = _read(request, earlier, store, reporter)
+        contents = _contents(backup, started, source, reading, plan, earlier, store)
+        manifest = _seal(request, contents, reading, earlier, store, started)
         _publish(request, manifest, reporter)
-    return BackupResult(manifest, contents)
+    return BackupResult(manifest, contents, reading.differing)
 
 
 def plan_only(request: BackupRequest) -> BackupPlan:
@@ -87,64 +93,121 @@ def plan_only(request: BackupRequest) -> BackupPlan:
     with open_source(
         request.address, lock_timeout_seconds=request.options.lock_timeout_seconds
     ) as source:
-        return _plan(request, source)
+        return _plan(request, source, None)
 
 
-def _plan(request: BackupRequest, source: Source) -> BackupPlan:
+def _plan(request: BackupRequest, source: Source, before: Contents | None) -> BackupPlan:
+    tables = whole_tables(before, request.repositories) if before else ()
     return plan_backup(
         request.kind,
         source.relations,
         source.large_objects,
         part_pages=request.options.part_pages,
+        reusable=Reusable(
+            {table.name: table for table in tables}, source.keys.keys, source.point.horizon
+        ),
     )
 
 
+def _look_back(request: BackupRequest, epoch: Epoch, now: datetime) -> Earlier:
+    earlier = look_back(
+        request.repositories,
+        request.database,
+        request.keys,
+        epoch=epoch.id,
+        now=now,
+        full_read_days=request.options.full_read_days,
+    )
+    if request.read_everything and earlier.contents is not None:
+        return replace(earlier, contents=None, why="everything was asked to be read")
+    return earlier
+
+
+class _Storing:
+    """Streams into all repositories, sealed to the epoch, and how many bytes that added."""
+
+    def __init__(self, request: BackupRequest, epoch: Epoch) -> None:
+        self._stores = [repository.store for repository in request.repositories]
+        self._level = request.options.compression_level
+        self._lock = threading.Lock()
+        self.epoch = epoch
+        self.index = request.keys.index_key().recipient
+        self.added_bytes = 0
+
+    def stream(self, known: SealedStream | None = None, *also_for: X25519Recipient) -> StreamWriter:
+        return StreamWriter(
+            self._stores,
+            [self.epoch.key.recipient, *also_for],
+            level=self._level,
+            known=known,
+            on_stored=self._count,
+        )
+
+    def keep(self, data: bytes, *also_for: X25519Recipient) -> SealedStream:
+        writer = self.stream(None, *also_for)
+        writer.write(data)
+        return writer.close()
+
+    def _count(self, size: int) -> None:
+        with self._lock:
+            self.added_bytes += size
+
+
 def _read(
-    request: BackupRequest, epoch: Epoch, reporter: Reporter
+    request: BackupRequest, earlier: Earlier, store: _Storing, reporter: Reporter
 ) -> tuple[Source, Reading, BackupPlan]:
     """All that needs the source; its snapshot is given back as soon as the last part is read."""
     with open_source(
         request.address, lock_timeout_seconds=request.options.lock_timeout_seconds
     ) as source:
-        plan = _plan(request, source)
+        plan = _plan(request, source, earlier.contents)
+        programs = request.choose_client(
+            source.major,
+            need_tls=request.address.needs_tls,
+            server_version=source.point.server_version,
+        )
         options = ReadOptions(
-            programs=request.choose_client(
-                source.major,
-                need_tls=request.address.needs_tls,
-                server_version=source.point.server_version,
-            ),
-            address=request.address,
+            Connecting(programs, request.address, request.options.lock_timeout_seconds),
             jobs=request.jobs,
-            lock_timeout_seconds=request.options.lock_timeout_seconds,
             max_seconds=request.options.max_snapshot_hours * 3600,
-            new_writer=lambda: _writer(request, epoch),
+            verify_share=request.options.verify_share,
+            new_writer=store.stream,
         )
         return source, read_all(source, plan, options, reporter), plan
 
 
 def _contents(
-    request: BackupRequest,
     backup: BackupId,
+    started: datetime,
     source: Source,
     reading: Reading,
     plan: BackupPlan,
-    epoch: Epoch,
+    earlier: Earlier,
+    store: _Storing,
 ) -> Contents:
-    has_data = request.kind.has_data
+    kind = plan.kind
     return Contents(
         format=FORMAT,
         backup=backup,
         point=source.point,
         database=source.properties,
-        schema=_stored(request, epoch, reading.schema_archive),
-        roles_script=_stored(request, epoch, reading.roles_script),
-        roles=source.roles if request.kind.has_schema else (),
+        schema=store.keep(reading.schema_archive) if reading.schema_archive else None,
+        roles_script=store.keep(reading.roles_script) if reading.roles_script else None,
+        roles=source.roles if kind.has_schema else (),
         tables=reading.tables,
-        sequences=source.sequences if has_data else (),
-        large_objects=_large_objects(plan, reading) if has_data else LargeObjects(),
+        sequences=source.sequences if kind.has_data else (),
+        large_objects=_large_objects(plan, reading) if kind.has_data else LargeObjects(),
         populated_matviews=_populated_matviews(source, reading),
         not_kept=(*plan.not_kept, *source.not_kept, *reading.not_kept),
+        full_read=_full_read(started, reading, earlier) if kind.has_data else None,
     )
+
+
+def _full_read(started: datetime, reading: Reading, earlier: Earlier) -> datetime:
+    """When everything was last read: now, unless parts of the earlier backup serve again."""
+    if earlier.contents is None or earlier.contents.full_read is None or not reading.parts_reused:
+        return started
+    return earlier.contents.full_read
 
 
 def _populated_matviews(source: Source, reading: Reading) -> tuple[TableName, ...]:
@@ -167,81 +230,53 @@ def _large_objects(plan: BackupPlan, reading: Reading) -> LargeObjects:
     )
 
 
-def _stored(request: BackupRequest, epoch: Epoch, data: bytes) -> SealedStream | None:
-    if not data:
-        return None
-    writer = _writer(request, epoch)
-    writer.write(data)
-    return writer.close()
-
-
-def _writer(request: BackupRequest, epoch: Epoch, *also_for: X25519Recipient) -> StreamWriter:
-    """A stream into all repositories, sealed to the epoch (and to others)."""
-    return StreamWriter(
-        [repository.store for repository in request.repositories],
-        [epoch.key.recipient, *also_for],
-        level=request.options.compression_level,
-    )
-
-
-def _seal(request: BackupRequest, contents: Contents, started: datetime, epoch: Epoch) -> Manifest:
+def _seal(
+    request: BackupRequest,
+    contents: Contents,
+    reading: Reading,
+    earlier: Earlier,
+    store: _Storing,
+    started: datetime,
+) -> Manifest:
     """Store the table of contents and the restore script, and make the public manifest."""
-    table_of_contents = _writer(request, epoch, request.keys.index_key().recipient)
-    table_of_contents.write(dump_contents(contents))
-    script = _writer(request, epoch)
-    script.write(restore_script(contents, request.kind).encode())
+    private = store.keep(dump_contents(contents), store.index).objects
+    script = store.keep(restore_script(contents, request.kind).encode()).objects
     streams = contents.streams()
-    private, scripted = table_of_contents.close().objects, script.close().objects
     objects = tuple({item.name: item for stream in streams for item in stream.objects}.values())
     finished = request.now().astimezone(UTC)
-    sequence, previous = _link(request)
     return Manifest(
         format=FORMAT,
         backup=contents.backup,
         database=request.database,
         kind=request.kind,
         tier=request.tier,
-        sequence=sequence,
-        previous=previous,
+        sequence=earlier.sequence + 1,
+        previous=earlier.previous,
         host=socket.gethostname(),
         tool=f"pgkeep {__version__}",
         server_version=contents.point.server_version,
         started=started,
         finished=finished,
         seconds=round((finished - started).total_seconds(), 3),
-        epoch=epoch.id,
+        epoch=store.epoch.id,
         contents=private,
-        script=scripted,
+        script=script,
         objects=objects,
         totals=Totals(
             tables=len(contents.tables),
             rows=contents.rows,
+            rows_read=reading.rows_read,
             large_objects=len(contents.large_objects.owners),
             database_bytes=contents.database.size_bytes,
             text_bytes=sum(stream.plain_bytes for stream in streams),
-            stored_bytes=sum(item.size_bytes for item in (*private, *scripted, *objects)),
-            parts_read=sum(len(table.parts) for table in contents.tables)
-            + len(contents.large_objects.parts),
-            parts_reused=0,
+            read_bytes=reading.bytes_read + len(reading.schema_archive) + len(reading.roles_script),
+            stored_bytes=sum(item.size_bytes for item in (*private, *script, *objects)),
+            added_bytes=store.added_bytes,
+            parts_read=reading.parts_read,
+            parts_reused=reading.parts_reused,
         ),
         not_kept=len(contents.not_kept),
     )
-
-
-def _link(request: BackupRequest) -> tuple[int, str]:
-    """The next number of this database's backups, and the hash of the newest manifest so far.
-
-    A chain shows later if somebody hid the newest backups.
-    """
-    trusted = (request.keys.signing_key().public,)
-    newest: tuple[int, str] = (0, "")
-    for repository in request.repositories:
-        listing = repository.backups(lambda: trusted, request.database)
-        for manifest in listing.backups:
-            if manifest.sequence > newest[0]:
-                data = repository.store.get(manifest.path)
-                newest = (manifest.sequence, sha256(data).hexdigest())
-    return newest[0] + 1, newest[1]
 
 
 def _publish(request: BackupRequest, manifest: Manifest, reporter: Reporter) -> None:

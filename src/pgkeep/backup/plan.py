@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from pgkeep.errors import PermissionMissing, PgkeepError, RowsHidden
-from pgkeep.model import Kind, NotKept, TableName
+from pgkeep.model import Kind, NotKept, Part, TableContents, TableName
 from pgkeep.postgres.catalog import (
     PAGE_BYTES,
     LargeObject,
     Relation,
     copy_query,
     large_object_query,
+    page_range,
 )
+from pgkeep.postgres.dependence import unchanged_query
 
+# Ids come round after 2^31; half of that leaves room for those given out during the backup.
+_XID_DISTANCE = 1 << 30
 _LARGE_OBJECTS_IN_A_PART = 2000
 _NAMES_SHOWN = 10
 
@@ -30,6 +34,10 @@ class PartRead:
     end_page: int | None
     query: str
     estimated_bytes: int
+    previous: Part | None = None
+    """What an earlier backup stored for this range, if it may still be right."""
+    unchanged: str = ""
+    """The query that tells whether it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +72,35 @@ def describe_plan(plan: BackupPlan) -> Iterator[str]:
         yield f"not kept: {item.what}: {item.why}"
 
 
+@dataclass(frozen=True, slots=True)
+class Reusable:
+    """Tables of an earlier backup that are whole in every repository, and the keys now."""
+
+    tables: Mapping[TableName, TableContents]
+    keys: Mapping[int, str]
+    horizon: int
+
+    def table(self, relation: Relation) -> TableContents | None:
+        """The earlier table, if its text depends on the same things as it does now."""
+        before = self.tables.get(relation.name)
+        key = self.keys.get(relation.oid, "")
+        return before if before is not None and key and before.key == key else None
+
+    def is_comparable(self, part: Part) -> bool:
+        """Whether transaction ids since then have not come round (with a wide margin)."""
+        return 0 < part.horizon <= self.horizon < part.horizon + _XID_DISTANCE
+
+
+NOTHING_REUSABLE = Reusable({}, {}, 0)
+
+
 def plan_backup(
     kind: Kind,
     found: Sequence[Relation],
     large_objects: Sequence[LargeObject],
     *,
     part_pages: int,
+    reusable: Reusable = NOTHING_REUSABLE,
 ) -> BackupPlan:
     """The plan for a database. Raises when a role could not read all of it."""
     tables = tuple(relation for relation in found if relation.holds_rows)
@@ -91,24 +122,49 @@ def plan_backup(
         for item in large_objects
         if not item.readable
     ]
-    parts = [part for table in tables for part in _table_parts(table, part_pages)]
+    parts = [part for table in tables for part in _table_parts(table, part_pages, reusable)]
     parts += _large_object_parts(readable)
     parts.sort(key=lambda part: -part.estimated_bytes)
     return BackupPlan(kind, tables, tuple(parts), readable, tuple(not_kept))
 
 
-def _table_parts(table: Relation, part_pages: int) -> list[PartRead]:
+def _table_parts(table: Relation, part_pages: int, reusable: Reusable) -> list[PartRead]:
+    before = reusable.table(table)
     pages = -(-table.heap_bytes // PAGE_BYTES)
-    step = _pages_in_a_part(table, part_pages)
+    step = _earlier_step(before) or _pages_in_a_part(table, part_pages)
     splittable = table.is_heap and not table.condition and pages > step
     starts = range(0, pages, step) if splittable else range(1)
     parts = []
     for index, first in enumerate(starts):
         end = first + step if index + 1 < len(starts) else None
         query = copy_query(table.name, table.columns, table.condition, (first, end))
-        size = table.table_bytes // len(starts)
-        parts.append(PartRead(table, index, first, end, query, size))
+        part = PartRead(table, index, first, end, query, table.table_bytes // len(starts))
+        parts.append(_with_previous(part, table, before, reusable))
     return parts
+
+
+def _with_previous(
+    part: PartRead, table: Relation, before: TableContents | None, reusable: Reusable
+) -> PartRead:
+    """The part with what was stored for it, if its range then held no page that it lacks now.
+
+    A range that was a table's last had no end. It may have one now: if it still has as many rows,
+    none younger, they are the same rows.
+    """
+    for previous in before.parts if before else ():
+        same_end = previous.end_page in (part.end_page, None)
+        if previous.first_page == part.first_page and same_end and reusable.is_comparable(previous):
+            where = page_range((part.first_page, part.end_page))
+            query = unchanged_query(table.name.sql, where, previous.horizon)
+            return replace(part, previous=previous, unchanged=query)
+    return part
+
+
+def _earlier_step(before: TableContents | None) -> int:
+    """The pages in a part of the earlier backup: ranges must stay where they were."""
+    if before is None or before.parts[0].end_page is None:
+        return 0
+    return before.parts[0].end_page
 
 
 def _pages_in_a_part(table: Relation, part_pages: int) -> int:

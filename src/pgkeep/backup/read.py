@@ -1,16 +1,19 @@
 """Reading: parts, counts, schema and roles, side by side within one exported snapshot.
 
-Threads are enough. The work is done in C that lets other threads run (compression, sealing,
-hashing) and in the readers' own processes (psql); docs/decisions.md has the measurements.
+A part that was stored before is first asked whether it changed; if not, it is used again, but for
+a few that are read all the same, to compare. Threads are enough: the work is done in C that lets
+other threads run, and in the readers' own processes; docs/decisions.md has the measurements.
 """
 
 from __future__ import annotations
 
-import queue
-from collections.abc import Callable, Iterator, Sequence
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import Any
 
 from pgkeep.backup.plan import BackupPlan, PartRead
 from pgkeep.backup.source import Source
@@ -18,18 +21,17 @@ from pgkeep.errors import (
     ConnectionLost,
     CountMismatch,
     PermissionMissing,
-    PgkeepError,
     ProgramFailed,
     SnapshotHeldTooLong,
-    TableChanged,
 )
-from pgkeep.events import Progressed, Reporter, StageBegan, StageEnded
-from pgkeep.model import NotKept, Part, TableContents, TableName
+from pgkeep.events import Noticed, Progressed, Reporter, StageBegan, StageEnded
+from pgkeep.model import NotKept, Part, SealedStream, TableContents, TableName
 from pgkeep.postgres import catalog
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.copying import CopyReader
 from pgkeep.postgres.dumping import Runs, dump_roles, dump_schema
 from pgkeep.postgres.programs import Programs
+from pgkeep.postgres.readers import Readers
 from pgkeep.repository.objects import StreamWriter
 
 STAGE = "reading"
@@ -37,157 +39,308 @@ STAGE = "reading"
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """All that was read: streams are stored already."""
+    """All that was read or is used again: streams are stored already."""
 
     schema_archive: bytes
     roles_script: bytes
     tables: tuple[TableContents, ...]
     large_object_parts: tuple[Part, ...]
     not_kept: tuple[NotKept, ...]
+    parts_read: int
+    parts_reused: int
+    rows_read: int
+    bytes_read: int
+    differing: tuple[TableName, ...]
+    """Tables of which a part that should not have changed had; all was read again then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connecting:
+    """How to reach the source."""
+
+    programs: Programs
+    address: Address
+    lock_timeout_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
-    """How to read. `new_writer` gives a fresh stream into the repositories."""
+    """How to read. `new_writer` gives a fresh stream into the repositories.
 
-    programs: Programs
-    address: Address
+    It is given what was stored for the same range before, which need not be stored once more.
+    """
+
+    connecting: Connecting
     jobs: int
-    lock_timeout_seconds: float
     max_seconds: float
-    new_writer: Callable[[], StreamWriter]
+    verify_share: float
+    new_writer: Callable[[SealedStream | None], StreamWriter]
 
 
 def read_all(source: Source, plan: BackupPlan, options: ReadOptions, reporter: Reporter) -> Reading:
     """Read everything in the plan. The first error ends all readers and is raised."""
     reporter.report(StageBegan(STAGE, plan.estimated_bytes, plan.estimated_rows))
-    readers = _Readers(options, source.snapshot)
-    executor = ThreadPoolExecutor(options.jobs + 1, thread_name_prefix="pgkeep-read")
+    work = _Work(source, plan, options, reporter)
     try:
-        work = _submit(executor, readers, source, plan, options, reporter)
-        _wait_for_all(work.everything, options.max_seconds)
-        reading = _gather(plan, work)
+        work.begin()
+        work.read_what_changed()
+        work.compare_some_that_did_not()
+        reading = work.gather()
     except BaseException:
-        readers.abort()
+        work.abort()
         raise
     finally:
-        executor.shutdown(cancel_futures=True)
-        readers.close()
-    rows = sum(table.rows for table in reading.tables)
-    reporter.report(StageEnded(STAGE, f"{rows:,} rows in {len(reading.tables)} tables"))
+        work.end()
+    reporter.report(StageEnded(STAGE, _summary(reading)))
     return reading
 
 
+def _summary(reading: Reading) -> str:
+    rows = sum(table.rows for table in reading.tables)
+    text = f"{rows:,} rows in {len(reading.tables)} tables"
+    if reading.parts_reused:
+        parts = reading.parts_reused + reading.parts_read
+        text += f"; {reading.parts_reused} of {parts} parts had not changed"
+    return text
+
+
 @dataclass(slots=True)
-class _Work:
-    schema: Future[bytes] | None = None
-    roles: Future[tuple[bytes, str]] | None = None
-    parts: list[tuple[PartRead, Future[Part]]] = field(default_factory=list)
-    counts: dict[TableName, Future[int]] = field(default_factory=dict)
+class _Progress:
+    """One part under way: how it was decided, and what came of it."""
+
+    planned: PartRead
+    check: Future[bool] | None = None
+    read: Future[Part] | None = None
+    reused: Part | None = None
 
     @property
-    def everything(self) -> list[Future[object]]:
-        found: list[Future[object]] = [
-            *(future for future in (self.schema, self.roles) if future is not None),  # type: ignore[list-item]
-            *(future for _, future in self.parts),  # type: ignore[list-item]
-            *self.counts.values(),  # type: ignore[list-item]
-        ]
-        return found
+    def result(self) -> Part:
+        if self.read is not None:
+            return self.read.result()
+        assert self.reused is not None
+        return self.reused
 
 
-def _submit(
-    executor: Executor,
-    readers: _Readers,
-    source: Source,
-    plan: BackupPlan,
-    options: ReadOptions,
-    reporter: Reporter,
-) -> _Work:
-    work = _Work()
-    if plan.kind.has_schema:
-        work.schema = executor.submit(
-            dump_schema,
-            options.programs,
-            options.address,
-            snapshot=source.snapshot,
-            lock_timeout_seconds=options.lock_timeout_seconds,
-            runs=readers.runs,
+class _Work:
+    """The futures of one reading, in the order in which its phases need them."""
+
+    def __init__(
+        self, source: Source, plan: BackupPlan, options: ReadOptions, reporter: Reporter
+    ) -> None:
+        self._source = source
+        self._plan = plan
+        self._options = options
+        self._reporter = reporter
+        self._readers = Readers(self._new_reader)
+        self._runs = Runs()
+        self._executor: Executor = ThreadPoolExecutor(
+            options.jobs + 1, thread_name_prefix="pgkeep-read"
         )
-        work.roles = executor.submit(_roles, options, readers.runs)
-    for part in plan.parts:
-        future = executor.submit(_read_part, readers, part, options.new_writer, reporter)
-        work.parts.append((part, future))
-    for table in plan.tables:
-        work.counts[table.name] = executor.submit(_count, readers, table)
-    return work
+        self._deadline = time.monotonic() + options.max_seconds
+        self._parts = [_Progress(part) for part in plan.parts]
+        self._counts: dict[TableName, Future[int]] = {}
+        self._schema: Future[bytes] | None = None
+        self._roles: Future[tuple[bytes, str]] | None = None
+        self._differing: list[TableName] = []
 
+    # --- phases -------------------------------------------------------------------------------
 
-def _read_part(
-    readers: _Readers,
-    part: PartRead,
-    new_writer: Callable[[], StreamWriter],
-    reporter: Reporter,
-) -> Part:
-    writer, rows = new_writer(), 0
-    with _naming(_what(part)), readers.borrow() as lease:
-        for piece in lease.reader.read(part.query):
-            writer.write(piece)
-            reporter.report(Progressed(STAGE, len(piece), lease.reader.lines - rows))
-            rows = lease.reader.lines
-    return Part(part.first_page, part.end_page, rows, writer.close())
+    def begin(self) -> None:
+        """Schema and roles, the questions whether parts changed, and what must be read anyway."""
+        connecting = self._options.connecting
+        if self._plan.kind.has_schema:
+            self._schema = self._executor.submit(
+                dump_schema,
+                connecting.programs,
+                connecting.address,
+                snapshot=self._source.snapshot,
+                lock_timeout_seconds=connecting.lock_timeout_seconds,
+                runs=self._runs,
+            )
+            self._roles = self._executor.submit(_roles, connecting, self._runs)
+        for part in self._parts:
+            if part.planned.previous is not None:
+                part.check = self._executor.submit(_is_unchanged, self._readers, part.planned)
+        self._read(part for part in self._parts if part.check is None)
+        for table in self._plan.tables:
+            self._counts[table.name] = self._executor.submit(_count, self._readers, table)
 
+    def read_what_changed(self) -> None:
+        """Read the parts that changed, and use the others again."""
+        self._wait([part.check for part in self._parts])
+        asked = [part for part in self._parts if part.check is not None]
+        self._read(part for part in asked if not _answer(part.check))
+        for part in asked:
+            if _answer(part.check):
+                part.reused = self._same_as_before(part.planned)
 
-def _count(readers: _Readers, table: catalog.Relation) -> int:
-    with _naming(f"table {table.name}"), readers.borrow() as lease:
-        text = b"".join(
-            bytes(piece)
-            for piece in lease.reader.read(catalog.count_query(table.name, table.condition))
+    def compare_some_that_did_not(self) -> None:
+        """Trust, but verify: if one differs all the same, nothing is used again."""
+        unchanged = [part for part in self._parts if part.reused is not None]
+        sample = _sample(unchanged, self._options.verify_share)
+        self._read(sample)
+        self._wait([part.read for part in self._parts])
+        for part in sample:
+            before = part.planned.previous
+            if before is not None and part.result.text.blake3 != before.text.blake3:
+                assert part.planned.table is not None
+                self._differing.append(part.planned.table.name)
+        if self._differing:
+            names = ", ".join(sorted({str(name) for name in self._differing}))
+            self._reporter.report(
+                Noticed(
+                    f"rows of {names} differ from what was stored, though nothing shows a change",
+                    "Everything is read again now, so this backup is right; earlier ones may not"
+                    " be. Look for corruption (pg_amcheck), and please report it.",
+                )
+            )
+            self._read(part for part in unchanged if part.read is None)
+        self._wait([part.read for part in self._parts])
+        self._wait([self._schema, self._roles, *self._counts.values()])
+
+    def abort(self) -> None:
+        self._runs.end()
+        self._readers.abort()
+
+    def end(self) -> None:
+        self._executor.shutdown(cancel_futures=True)
+        self._readers.close()
+
+    def _new_reader(self) -> CopyReader:
+        connecting = self._options.connecting
+        return CopyReader(
+            connecting.programs,
+            connecting.address,
+            snapshot=self._source.snapshot,
+            lock_timeout_seconds=connecting.lock_timeout_seconds,
         )
-    return int(text)
+
+    # --- steps --------------------------------------------------------------------------------
+
+    def _read(self, parts: Iterable[_Progress]) -> None:
+        for part in parts:
+            part.read = self._executor.submit(self._read_part, part.planned)
+
+    def _read_part(self, planned: PartRead) -> Part:
+        known = planned.previous.text if planned.previous else None
+        writer, rows = self._options.new_writer(known), 0
+        with self._readers.lend(_what(planned)) as reader:
+            for piece in reader.read(planned.query):
+                writer.write(piece)
+                self._reporter.report(Progressed(STAGE, len(piece), reader.lines - rows))
+                rows = reader.lines
+        text = writer.close()
+        horizon = self._source.point.horizon
+        return Part(planned.first_page, planned.end_page, rows, text, horizon)
+
+    def _same_as_before(self, planned: PartRead) -> Part:
+        """The earlier part under today's range; what was seen to be the same is as new."""
+        assert planned.previous is not None
+        return replace(
+            planned.previous,
+            first_page=planned.first_page,
+            end_page=planned.end_page,
+            horizon=self._source.point.horizon,
+        )
+
+    def _wait(self, futures: Sequence[Future[Any] | None]) -> None:
+        """Until all are done. The first error is raised, and so is running out of time."""
+        present = [future for future in futures if future is not None]
+        left = max(self._deadline - time.monotonic(), 0)
+        done, pending = wait(present, timeout=left, return_when=FIRST_EXCEPTION)
+        errors = [error for future in done if (error := future.exception()) is not None]
+        if errors:
+            # The cause comes before what it made of the others.
+            raise min(errors, key=lambda error: isinstance(error, ConnectionLost))
+        if pending:
+            raise SnapshotHeldTooLong(
+                f"the backup was not done after {self._options.max_seconds / 3600:.1f} h, and its"
+                " snapshot holds back the source's vacuum",
+                hint="Raise backup.max_snapshot_hours, or give the backup more jobs.",
+            )
+
+    # --- result -------------------------------------------------------------------------------
+
+    def gather(self) -> Reading:
+        """Put parts to their tables, in order, and hold each table against its count."""
+        schema = self._schema.result() if self._schema else b""
+        roles, problem = self._roles.result() if self._roles else (b"", "")
+        by_table: dict[TableName | None, list[_Progress]] = {}
+        for part in self._parts:
+            name = part.planned.table.name if part.planned.table else None
+            by_table.setdefault(name, []).append(part)
+        read = [part.result for part in self._parts if part.read is not None]
+        return Reading(
+            schema_archive=schema,
+            roles_script=roles,
+            tables=tuple(
+                _table(
+                    relation,
+                    _in_order(by_table[relation.name]),
+                    self._counts[relation.name].result(),
+                    self._source.keys.keys.get(relation.oid, ""),
+                )
+                for relation in self._plan.tables
+            ),
+            large_object_parts=_in_order(by_table.get(None, [])),
+            not_kept=(NotKept("the server's roles as SQL", problem),) if problem else (),
+            parts_read=len(read),
+            parts_reused=len(self._parts) - len(read),
+            rows_read=sum(part.rows for part in read),
+            bytes_read=sum(part.text.plain_bytes for part in read),
+            differing=tuple(self._differing),
+        )
 
 
-def _roles(options: ReadOptions, runs: Runs) -> tuple[bytes, str]:
+def _answer(check: Future[bool] | None) -> bool:
+    return check is not None and check.result()
+
+
+def _sample(parts: Sequence[_Progress], share: float) -> list[_Progress]:
+    """A share of the parts at random, at least one, unless the share is nothing."""
+    if not parts or not share:
+        return []
+    return random.sample(parts, ceil(len(parts) * share))
+
+
+def _is_unchanged(readers: Readers, part: PartRead) -> bool:
+    assert part.previous is not None
+    rows, young = _values(readers, _what(part), part.unchanged)
+    return rows == part.previous.rows and young == 0
+
+
+def _count(readers: Readers, table: catalog.Relation) -> int:
+    query = catalog.count_query(table.name, table.condition)
+    (count,) = _values(readers, f"table {table.name}", query)
+    return count
+
+
+def _what(part: PartRead) -> str:
+    return f"table {part.table.name}" if part.table else "large objects"
+
+
+def _values(readers: Readers, what: str, query: str) -> list[int]:
+    """The integers of a query's only row."""
+    with readers.lend(what) as reader:
+        text = b"".join(bytes(piece) for piece in reader.read(query))
+    return [int(value) for value in text.split()]
+
+
+def _roles(connecting: Connecting, runs: Runs) -> tuple[bytes, str]:
     """The roles as SQL, or nothing and why."""
     try:
-        return dump_roles(options.programs, options.address, runs=runs), ""
+        return dump_roles(connecting.programs, connecting.address, runs=runs), ""
     except (ProgramFailed, PermissionMissing) as exc:
         return b"", exc.message
 
 
-def _wait_for_all(futures: Sequence[Future[object]], max_seconds: float) -> None:
-    done, pending = wait(futures, timeout=max_seconds, return_when=FIRST_EXCEPTION)
-    errors = [error for future in done if (error := future.exception()) is not None]
-    if errors:
-        # The cause comes before what it made of the others.
-        raise min(errors, key=lambda error: isinstance(error, ConnectionLost))
-    if pending:
-        raise SnapshotHeldTooLong(
-            f"the backup was not done after {max_seconds / 3600:.1f} h, and its snapshot holds back"
-            " the source's vacuum",
-            hint="Raise backup.max_snapshot_hours, or give the backup more jobs.",
-        )
+def _in_order(parts: list[_Progress]) -> tuple[Part, ...]:
+    return tuple(part.result for part in sorted(parts, key=lambda part: part.planned.index))
 
 
-def _gather(plan: BackupPlan, work: _Work) -> Reading:
-    schema = work.schema.result() if work.schema else b""
-    roles, roles_problem = work.roles.result() if work.roles else (b"", "")
-    not_kept = (NotKept("the server's roles as SQL", roles_problem),) if roles_problem else ()
-    by_table: dict[TableName | None, list[tuple[int, Part]]] = {}
-    for planned, future in work.parts:
-        name = planned.table.name if planned.table else None
-        by_table.setdefault(name, []).append((planned.index, future.result()))
-    tables = tuple(
-        _table(relation, _in_order(by_table[relation.name]), work.counts[relation.name].result())
-        for relation in plan.tables
-    )
-    return Reading(schema, roles, tables, _in_order(by_table.get(None, [])), not_kept)
-
-
-def _in_order(parts: list[tuple[int, Part]]) -> tuple[Part, ...]:
-    return tuple(part for _, part in sorted(parts, key=lambda item: item[0]))
-
-
-def _table(relation: catalog.Relation, parts: tuple[Part, ...], counted: int) -> TableContents:
+def _table(
+    relation: catalog.Relation, parts: tuple[Part, ...], counted: int, key: str
+) -> TableContents:
     rows = sum(part.rows for part in parts)
     if rows != counted:
         raise CountMismatch(
@@ -205,70 +358,5 @@ def _table(relation: catalog.Relation, parts: tuple[Part, ...], counted: int) ->
         constraints=relation.constraints,
         unlogged=relation.unlogged,
         load_into=relation.load_into,
+        key=key,
     )
-
-
-def _what(part: PartRead) -> str:
-    return f"table {part.table.name}" if part.table else "large objects"
-
-
-@contextmanager
-def _naming(what: str) -> Iterator[None]:
-    """The server does not say on which table a lock was waited for."""
-    try:
-        yield
-    except TableChanged as exc:
-        raise TableChanged(f"{what}: {exc.message}", hint=exc.hint) from exc
-
-
-class _Readers:
-    """psql sessions on one snapshot, made when needed, lent to one thread at a time."""
-
-    def __init__(self, options: ReadOptions, snapshot: str) -> None:
-        self._options = options
-        self._snapshot = snapshot
-        self._idle: queue.SimpleQueue[CopyReader] = queue.SimpleQueue()
-        self._all: list[CopyReader] = []
-        self._aborted = False
-        self.runs = Runs()
-
-    def borrow(self) -> _Lease:
-        if self._aborted:
-            raise ConnectionLost("the backup was ended")
-        try:
-            return _Lease(self._idle, self._idle.get_nowait())
-        except queue.Empty:
-            reader = CopyReader(
-                self._options.programs,
-                self._options.address,
-                snapshot=self._snapshot,
-                lock_timeout_seconds=self._options.lock_timeout_seconds,
-            )
-            self._all.append(reader)
-            return _Lease(self._idle, reader)
-
-    def abort(self) -> None:
-        self._aborted = True
-        self.runs.end()
-        for reader in self._all:
-            reader.abort()
-
-    def close(self) -> None:
-        for reader in self._all:
-            with suppress(PgkeepError):
-                reader.close()
-
-
-@dataclass(slots=True)
-class _Lease:
-    """A reader, given back when the block ends well; one that failed is not used again."""
-
-    _home: queue.SimpleQueue[CopyReader]
-    reader: CopyReader
-
-    def __enter__(self) -> _Lease:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._home.put(self.reader)

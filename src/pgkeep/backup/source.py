@@ -12,6 +12,7 @@ from pgkeep.errors import TableChanged
 from pgkeep.model import DatabaseProperties, NotKept, Role, SequenceValue, SnapshotPoint
 from pgkeep.postgres import catalog
 from pgkeep.postgres.address import Address
+from pgkeep.postgres.dependence import TableKeys, table_keys
 from pgkeep.postgres.session import (
     Connection,
     LockNotAvailable,
@@ -37,6 +38,7 @@ class Source:
     sequences: tuple[SequenceValue, ...]
     roles: tuple[Role, ...]
     not_kept: tuple[NotKept, ...]
+    keys: TableKeys
 
 
 @contextmanager
@@ -102,6 +104,7 @@ def _lock(connection: Connection, found: Sequence[catalog.Relation]) -> None:
 def _describe(connection: Connection, snapshot: str, found: tuple[catalog.Relation, ...]) -> Source:
     sequences = catalog.sequences(connection)
     readable = tuple(name for name, may_read in sequences if may_read)
+    heap = [item.oid for item in found if item.holds_rows and item.is_heap and not item.condition]
     return Source(
         snapshot=snapshot,
         major=server_major(connection),
@@ -116,6 +119,7 @@ def _describe(connection: Connection, snapshot: str, found: tuple[catalog.Relati
             for name, may_read in sequences
             if not may_read
         ),
+        keys=table_keys(connection, heap),
     )
 
 
@@ -146,6 +150,12 @@ def _point(connection: Connection) -> SnapshotPoint:
             " ELSE pg_catalog.pg_current_wal_insert_lsn() END::text",
         ),
         snapshot=_value(connection, "SELECT pg_catalog.pg_current_snapshot()::text"),
+        horizon=int(
+            _value(
+                connection,
+                "SELECT pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text",
+            )
+        ),
     )
 
 

@@ -391,14 +391,18 @@ def copy_query(
     listed = ", ".join(quote_identifier(column.name) for column in columns if not column.generated)
     if condition:  # an extension's own words, kept as they are; such tables are small
         return f"SELECT {listed} FROM ONLY {name.sql} {condition}"
+    return f"SELECT {listed} FROM ONLY {name.sql}{page_range(pages)}"
+
+
+def page_range(pages: tuple[int, int | None]) -> str:
+    """The WHERE clause for heap pages from the first to before the end; empty for all."""
     first, end = pages
     clauses = []
     if first:
         clauses.append(f"ctid >= '({first},0)'::pg_catalog.tid")
     if end is not None:
         clauses.append(f"ctid < '({end},0)'::pg_catalog.tid")
-    where = f" WHERE {' AND '.join(clauses)}" if clauses else ""
-    return f"SELECT {listed} FROM ONLY {name.sql}{where}"
+    return f" WHERE {' AND '.join(clauses)}" if clauses else ""
 
 
 def count_query(name: TableName, condition: str) -> str:

@@ -6,11 +6,10 @@ table is full, while other tables still load; reading back fills what time is le
 
 from __future__ import annotations
 
-import queue
 import secrets
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -20,6 +19,7 @@ from pgkeep.model import Part, TableName
 from pgkeep.postgres.archive import Entry, use_list
 from pgkeep.postgres.copying import CopyReader
 from pgkeep.postgres.dumping import Runs, run_script, script_from_archive
+from pgkeep.postgres.readers import Readers
 from pgkeep.postgres.session import server_major
 from pgkeep.recovery import load, proof, target
 from pgkeep.recovery.digest import RowSum
@@ -106,7 +106,7 @@ class _Filling:
         self._runs = Runs()
         self._analyzed: set[TableName] = set()
         self._sessions = TargetSessions(run.request.target, _session_settings(run))
-        self._readers = _Readers(run)
+        self._readers = Readers(self._new_reader)
         self._groups = _groups(run.plan.tables)
         self._objects: tuple[RowSum, RowSum] | None = None
 
@@ -122,10 +122,10 @@ class _Filling:
     def abort(self) -> None:
         self._runs.end()
         self._sessions.abort()
-        self._readers.close()
+        self._readers.abort()
 
     def close(self) -> None:
-        self._readers.close()
+        self._readers.abort()  # they hold nothing that has to be ended in order
         self._sessions.close()
 
     def set_sequences_and_objects(self) -> None:
@@ -144,6 +144,18 @@ class _Filling:
         if self._objects is not None:
             tables.append(TableProof(LARGE_OBJECTS, *self._objects))
         return Filled(tuple(tables), frozenset(self._analyzed), tuple(self._lost))
+
+    def _new_reader(self) -> CopyReader:
+        # A primary key that is being made locks readers out for as long as it takes.
+        return CopyReader(self._run.programs, self._run.request.target, lock_timeout_seconds=0)
+
+    @contextmanager
+    def _reading(self) -> Iterator[CopyReader]:
+        """A session in a snapshot of its own, which ends with the block and frees its locks."""
+        with self._readers.lend("the target") as reader:
+            reader.execute(["COMMIT", "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"])
+            yield reader
+            reader.execute(["COMMIT"])  # or its lock would keep a primary key waiting for ever
 
     # --- tasks: each returns those that can begin once it is done -------------------------------
 
@@ -194,7 +206,7 @@ class _Filling:
         return ()
 
     def _read_back(self, table: _Table) -> Iterable[Task]:
-        with self._readers.borrow() as reader:
+        with self._reading() as reader:
             table.restored = proof.read_back(reader, table.plan, self._seed, self._run.reporter)
         return ()
 
@@ -211,7 +223,7 @@ class _Filling:
 
     def _read_back_large_objects(self, stored: RowSum) -> Iterable[Task]:
         run = self._run
-        with self._readers.borrow() as reader:
+        with self._reading() as reader:
             restored = proof.read_back_large_objects(
                 reader, run.plan.large_objects, self._seed, run.reporter
             )
@@ -236,32 +248,3 @@ class _Filling:
 def _session_settings(run: Run) -> tuple[str, ...]:
     """Rows alone go into tables whose triggers and foreign keys are there: keep those quiet."""
     return target.quiet_settings(run.connection) if not run.scope.schema else ()
-
-
-class _Readers:
-    """psql sessions on the target; each is used by one thread at a time."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self._idle: queue.SimpleQueue[CopyReader] = queue.SimpleQueue()
-        self._all: list[CopyReader] = []
-
-    @contextmanager
-    def borrow(self) -> Iterator[CopyReader]:
-        try:
-            reader = self._idle.get_nowait()
-        except queue.Empty:
-            # A primary key that is being made locks readers out for as long as it takes.
-            reader = CopyReader(
-                self._run.programs, self._run.request.target, lock_timeout_seconds=0
-            )
-            self._all.append(reader)
-        reader.execute(["COMMIT", "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"])
-        yield reader
-        reader.execute(["COMMIT"])  # or its lock would keep a primary key waiting for ever
-        self._idle.put(reader)
-
-    def close(self) -> None:
-        for reader in self._all:
-            with suppress(PgkeepError):
-                reader.abort()

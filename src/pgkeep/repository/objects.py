@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 
 from blake3 import blake3
@@ -20,15 +20,25 @@ OBJECT_BYTES = 32 << 20
 class StreamWriter:
     """Compresses, seals, names and stores one stream, in memory bounded by one object.
 
-    Each object is written to every store before the next one begins. Not for several threads.
+    Each object is written to every store before the next one begins; the last is written when the
+    stream is closed. If the bytes turn out to be those of `known`, a stream that is stored already,
+    that one is the result, and a stream of one object is not stored again. Not for several threads.
     """
 
     def __init__(
-        self, stores: Sequence[Store], recipients: Sequence[X25519Recipient], *, level: int
+        self,
+        stores: Sequence[Store],
+        recipients: Sequence[X25519Recipient],
+        *,
+        level: int,
+        known: SealedStream | None = None,
+        on_stored: Callable[[int], None] | None = None,
     ) -> None:
         self._stores = stores
         self._recipients = recipients
         self._level = level
+        self._known = known
+        self._on_stored = on_stored
         self._hash = blake3()
         self._plain_bytes = 0
         self._objects: list[StoredObject] = []
@@ -51,11 +61,15 @@ class StreamWriter:
 
     def close(self) -> SealedStream:
         """Finish; an empty stream is one object too, so that every stream can be fetched."""
+        known = self._known
+        digest = self._hash.hexdigest()
+        if known is not None and (known.blake3, known.plain_bytes) == (digest, self._plain_bytes):
+            return known
         if self._sealer is None and not self._objects:
             self._open_object()
         if self._sealer is not None:
             self._close_object()
-        return SealedStream(tuple(self._objects), self._plain_bytes, self._hash.hexdigest())
+        return SealedStream(tuple(self._objects), self._plain_bytes, digest)
 
     def _open_object(self) -> Sealer:
         self._sealed = bytearray()
@@ -71,6 +85,8 @@ class StreamWriter:
         for store in self._stores:
             store.put(name.path, self._sealed)
         self._objects.append(StoredObject(name, len(self._sealed)))
+        if self._on_stored is not None:
+            self._on_stored(len(self._sealed))
         self._sealed = bytearray()
 
 

@@ -31,6 +31,7 @@ from pgkeep.stores import open_store
     help="Where to file it, and so how long it is kept.  [default: manual, schema for schemas]",
 )
 @click.option("--jobs", type=click.IntRange(1, 64), help="Connections that read at once.")
+@click.option("--read-all", is_flag=True, help="Read everything, changed or not.")
 @click.option("--dry-run", is_flag=True, help="Show what would be read and write nothing.")
 @command_options()
 def backup(
@@ -39,6 +40,7 @@ def backup(
     kind: str,
     tier: str | None,
     jobs: int | None,
+    read_all: bool,
     dry_run: bool,
 ) -> ExitCode:
     """Back up DATABASE (its name in the configuration), encrypted, into every repository."""
@@ -58,6 +60,7 @@ def backup(
             options=context.config.backup,
             jobs=context.jobs(jobs, context.config.database(database).jobs),
             now=context.now,
+            read_everything=read_all,
         )
         if dry_run:
             for line in describe_plan(plan_only(request)):
@@ -69,6 +72,7 @@ def backup(
     else:
         _show(context, result)
     attention = any(item.needs_attention for item in result.contents.not_kept)
+    attention = attention or bool(result.differing)
     return ExitCode.ATTENTION if attention else ExitCode.DONE
 
 
@@ -101,14 +105,18 @@ def _document(result: BackupResult) -> dict[str, object]:
         "tables": totals.tables,
         "rows": totals.rows,
         "large_objects": totals.large_objects,
-        "bytes_read": totals.text_bytes,
-        "bytes_stored": totals.stored_bytes,
+        "rows_read": totals.rows_read,
+        "bytes_read": totals.read_bytes,
+        "bytes_stored": totals.added_bytes,
+        "bytes_of_text": totals.text_bytes,
+        "bytes_of_backup": totals.stored_bytes,
         "parts_read": totals.parts_read,
         "parts_reused": totals.parts_reused,
         "not_kept": [
             {"what": item.what, "why": item.why, "needs_attention": item.needs_attention}
             for item in result.contents.not_kept
         ],
+        "differing": [str(name) for name in result.differing],
     }
 
 
@@ -124,8 +132,14 @@ def _show(context: Context, result: BackupResult) -> None:
         " twice in one snapshot",
     )
     grid.add_row(
-        "size",
-        f"{words.size(totals.text_bytes)} read, {words.size(totals.stored_bytes)} stored"
+        "read",
+        f"{words.size(totals.read_bytes)} in {words.count(totals.parts_read, 'part')};"
+        f" {words.count(totals.parts_reused, 'part')} had not changed",
+    )
+    grid.add_row(
+        "stored",
+        f"{words.size(totals.added_bytes)} new; the whole is {words.size(totals.text_bytes)} in"
+        f" {words.size(totals.stored_bytes)}"
         f" ({words.ratio(totals.text_bytes, totals.stored_bytes)} smaller), sealed and signed",
     )
     grid.add_row("took", words.duration(manifest.seconds))

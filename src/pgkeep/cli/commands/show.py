@@ -44,6 +44,12 @@ def _print(
         f"{words.size(totals.database_bytes)} in the database, {words.size(totals.stored_bytes)}"
         f" stored ({words.ratio(totals.database_bytes, totals.stored_bytes)} smaller)",
     )
+    head.add_row(
+        "read",
+        f"{totals.rows_read:,} of {totals.rows:,} rows, {words.size(totals.read_bytes)}, in"
+        f" {words.count(totals.parts_read, 'part')}; {words.count(totals.parts_reused, 'part')}"
+        f" had not changed; {words.size(totals.added_bytes)} newly stored",
+    )
     head.add_row("took", f"{words.duration(manifest.seconds)} on {manifest.host}")
     head.add_row("where", f"{repository.store.url}/{manifest.folder}")
     head.add_row("opened by", f"keys/{manifest.epoch}.age and one of the operators' keys")
@@ -95,8 +101,11 @@ def _document(manifest: Manifest, contents: Contents) -> dict[str, object]:
         "seconds": manifest.seconds,
         "rows": totals.rows,
         "database_bytes": totals.database_bytes,
-        "bytes_read": totals.text_bytes,
-        "bytes_stored": totals.stored_bytes,
+        "rows_read": totals.rows_read,
+        "bytes_read": totals.read_bytes,
+        "bytes_stored": totals.added_bytes,
+        "bytes_of_text": totals.text_bytes,
+        "bytes_of_backup": totals.stored_bytes,
         "tables": [
             {
                 "schema": table.name.schema,

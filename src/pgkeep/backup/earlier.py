@@ -1,0 +1,98 @@
+"""What earlier backups left: the chain to continue, and the parts that may be used again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from hashlib import sha256
+
+from pgkeep.errors import PgkeepError, StoreError
+from pgkeep.model import Contents, Manifest, TableContents
+from pgkeep.repository.hostkeys import HostKeys
+from pgkeep.repository.repository import Repository
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """The newest number and manifest hash of a database's backups, and contents to build on.
+
+    Without `contents` everything is read; `why` then says why.
+    """
+
+    sequence: int = 0
+    previous: str = ""
+    contents: Contents | None = None
+    why: str = ""
+
+
+def look_back(
+    repositories: Sequence[Repository],
+    database: str,
+    keys: HostKeys,
+    *,
+    epoch: str,
+    now: datetime,
+    full_read_days: float,
+) -> Earlier:
+    """The newest backup that this host signed, and its contents if parts of it may serve again."""
+    trusted = (keys.signing_key().public,)
+    newest: tuple[Manifest, Repository] | None = None
+    base: tuple[Manifest, Repository] | None = None
+    for repository in repositories:
+        for manifest in repository.backups(lambda: trusted, database).backups:
+            if newest is None or manifest.sequence > newest[0].sequence:
+                newest = manifest, repository
+            if manifest.kind.has_data and (base is None or manifest.sequence > base[0].sequence):
+                base = manifest, repository
+    if newest is None:
+        return Earlier(why="it is the first backup")
+    data = newest[1].store.get(newest[0].path)
+    link = Earlier(newest[0].sequence, sha256(data).hexdigest())
+    if base is None:
+        return Earlier(link.sequence, link.previous, why="no earlier backup has data")
+    contents, why = _contents(*base, keys, epoch, now, full_read_days)
+    return Earlier(link.sequence, link.previous, contents, why)
+
+
+def _contents(
+    manifest: Manifest,
+    repository: Repository,
+    keys: HostKeys,
+    epoch: str,
+    now: datetime,
+    full_read_days: float,
+) -> tuple[Contents | None, str]:
+    if manifest.epoch != epoch:
+        return None, "backups are sealed to a new key from now on"
+    try:
+        contents = repository.contents(manifest, [keys.index_key()])
+    except PgkeepError as exc:
+        return None, f"the table of contents of {manifest.backup} cannot be used: {exc.message}"
+    if contents.full_read is None or now - contents.full_read >= timedelta(days=full_read_days):
+        return None, f"the last full read is more than {full_read_days:g} days ago"
+    if now < contents.full_read:
+        return None, "this host's clock was put back"
+    return contents, ""
+
+
+def whole_tables(
+    contents: Contents, repositories: Sequence[Repository]
+) -> tuple[TableContents, ...]:
+    """The tables whose every object is in every repository, with its size."""
+    return tuple(
+        table
+        for table in contents.tables
+        if table.key and all(_is_whole(table, repository) for repository in repositories)
+    )
+
+
+def _is_whole(table: TableContents, repository: Repository) -> bool:
+    try:
+        return all(
+            repository.store.size(item.name.path) == item.size_bytes
+            for part in table.parts
+            for item in part.text.objects
+        )
+    except StoreError:
+        return False
