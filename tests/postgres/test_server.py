@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
@@ -52,11 +53,11 @@ def query(server: ScratchServer, statement: str, dbname: str = "postgres") -> ob
 
 def processes_below(base: Path) -> list[str]:
     """The command lines of the processes that were started with something below `base`."""
-    listing = subprocess.run(
-        ["ps", "-A", "-ww", "-o", "stat=,args="], capture_output=True, text=True, check=True
-    ).stdout
-    alive = [line for line in listing.splitlines() if not line.startswith("Z")]
-    return [line for line in alive if f"{base}/" in line]
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended meanwhile; one that only waits to be reaped is empty
+            found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return [line for line in found if f"{base}/" in line]
 
 
 def wait_until_nothing_is_left(base: Path, seconds: float = 10) -> None:

@@ -70,6 +70,8 @@ class Context:
     err: Console = field(
         default_factory=lambda: Console(stderr=True, highlight=False, soft_wrap=True)
     )
+    needs_attention: bool = False
+    """Whether something was found on the way that somebody should look at."""
     _config: Config | None = None
     _identities: tuple[Identity, ...] | None = None
     _identity_signers: tuple[PublicSigner, ...] = ()
@@ -180,6 +182,7 @@ class Context:
                 continue
             for problem in listing.problems:
                 self.err.print(f"[yellow]![/] {escape(problem.message)}")
+            self.needs_attention = bool(listing.problems)
             return repository, chosen
         assert failure is not None
         raise failure

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -153,12 +154,12 @@ def choose_server(major: int | None = None, bin_dirs: Sequence[Path] = ()) -> Pr
 
 @lru_cache
 def _find_programs(bin_dirs: tuple[Path, ...]) -> tuple[Programs, ...]:
-    found: dict[Path, Programs] = {}
+    places: dict[Path, tuple[Path, Origin]] = {}
     for bin_dir, origin in _places(bin_dirs):
-        real = bin_dir.resolve()
-        if real not in found and (programs := _inspect(bin_dir, origin)):
-            found[real] = programs
-    return tuple(found.values())
+        places.setdefault(bin_dir.resolve(), (bin_dir, origin))
+    with ThreadPoolExecutor(max_workers=8) as executor:  # each question starts a program
+        inspected = executor.map(lambda place: _inspect(*place), places.values())
+        return tuple(programs for programs in inspected if programs is not None)
 
 
 def _places(bin_dirs: tuple[Path, ...]) -> Iterator[tuple[Path, Origin]]:

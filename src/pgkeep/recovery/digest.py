@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import repeat
 
 import xxhash
 
@@ -40,22 +41,20 @@ class RowDigest:
 
     def update(self, text: bytes) -> None:
         """Take more of the text."""
-        if not text:
-            return
-        first, found, rest = text.partition(b"\n")
-        if self._open_row is None:
-            self._open_row = xxhash.xxh3_128(seed=self._seed)
-        self._open_row.update(first)
-        if not found:
-            return
-        self._total += self._open_row.intdigest()
-        self._rows += 1
-        lines = rest.split(b"\n")
+        lines = text.split(b"\n")
+        open_row = self._open_row
+        if open_row is not None:
+            open_row.update(lines.pop(0))
+            if not lines:
+                return
+            self._open_row = None
+            self._total += open_row.intdigest()
+            self._rows += 1
         last = lines.pop()
-        seed, digest = self._seed, xxhash.xxh3_128_intdigest
-        self._total += sum([digest(line, seed) for line in lines])
+        self._total += sum(map(xxhash.xxh3_128_intdigest, lines, repeat(self._seed)))
         self._rows += len(lines)
-        self._open_row = xxhash.xxh3_128(last, seed=seed) if last else None
+        if last:
+            self._open_row = xxhash.xxh3_128(last, seed=self._seed)
 
     def result(self) -> RowSum:
         """The sum so far; every row must have ended."""

@@ -46,28 +46,33 @@ def restore(request: RestoreRequest, reporter: Reporter) -> RestoreResult:
             max(server_major(connection), _dump_major(archive)), need_tls=request.target.needs_tls
         )
         run = Run(request, scope, plan, archive, archive_bytes, programs, connection, reporter)
-        mark = target.Mark.put(connection, request.contents, request.now())
-        with _told_that_it_is_incomplete(request, scope), translated(request.target):
+        whole = _has_the_target_for_itself(request, scope)
+        mark = target.Mark.put(connection, request.contents, request.now()) if whole else None
+        with _told_that_it_is_incomplete(whole=whole), translated(request.target):
             roles = _define(run)
             filled = fill(run, missing)
             lost = (*filled.lost, *_finish(run, filled))
             result = RestoreResult(_prove(run, filled), roles, lost, plan.matviews)
-            if not result.lost and result.proof.holds:
+            if mark is not None and not result.lost and result.proof.holds:
                 mark.take_off()
     return result
 
 
+def _has_the_target_for_itself(request: RestoreRequest, scope: Scope) -> bool:
+    """Whether the target held nothing: a live database is never marked, nor called incomplete."""
+    return scope.schema and scope.into_schema is None and not request.allow_occupied
+
+
 @contextmanager
-def _told_that_it_is_incomplete(request: RestoreRequest, scope: Scope) -> Iterator[None]:
+def _told_that_it_is_incomplete(*, whole: bool) -> Iterator[None]:
     """An error from here on leaves something in the target: its hint says so."""
     try:
         yield
     except PgkeepError as exc:
-        beside = request.allow_occupied or scope.into_schema is not None or not scope.schema
         state = (
-            "What was restored so far is in the target."
-            if beside
-            else "The target is incomplete: drop it and create it again before the next try."
+            "The target is incomplete: drop it and create it again before the next try."
+            if whole
+            else "What was restored so far is in the target."
         )
         exc.hint = state if isinstance(exc, ConnectionLost) else f"{exc.hint} {state}"
         raise

@@ -132,7 +132,7 @@ def restore_command(
     else:
         _show(context, manifest, result, seconds)
     raise_unless_proven(result)
-    return ExitCode.DONE
+    return ExitCode.ATTENTION if context.needs_attention else ExitCode.DONE
 
 
 def _target(context: Context, text: str) -> Address:
