@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import click
@@ -76,7 +78,14 @@ def _default(model: type[BaseModel], name: str) -> str:
 
 
 def _meaning(model: type[BaseModel], name: str) -> str:
-    return _cell(model.model_fields[name].description or "")
+    """The text below a setting. Read here and not by pydantic, which would do it at each start."""
+    body = ast.parse(inspect.getsource(model)).body[0]
+    assert isinstance(body, ast.ClassDef)
+    for field, text in pairwise(body.body):
+        named = isinstance(field, ast.AnnAssign) and ast.unparse(field.target) == name
+        if named and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            return _cell(str(text.value.value))
+    return ""
 
 
 def _exit_codes() -> Iterator[str]:
