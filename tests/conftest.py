@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
 import os
@@ -20,13 +21,24 @@ pytest.register_assert_rewrite("pgkeep.testing")
 _NUMBERS = itertools.count(1)
 
 WHEELS = (17, 18)
-"""The versions that always run; the system's own is added where there is one."""
+"""The versions that always run; 16 and the system's own are added where there is one."""
 
 
 def available_majors() -> list[int]:
     """The server versions that this machine can run: the wheels' and the system's."""
     system = {one.major for one in find_programs() if one.origin == "system" and one.has_server}
-    return sorted({*WHEELS, *(major for major in system if major >= 14)})
+    extra = {one.major for one in find_programs(_TEST_ONLY) if one.origin == "configured"}
+    return sorted({*WHEELS, *extra, *(major for major in system if major >= 14)})
+
+
+def _wheel_for_tests() -> tuple[Path, ...]:
+    """PostgreSQL 16 from a wheel that only the tests use, where there is one for this Python."""
+    spec = importlib.util.find_spec("pgserver")
+    places = (spec.submodule_search_locations if spec else None) or ()
+    return tuple(Path(place) / "pginstall" / "bin" for place in places)
+
+
+_TEST_ONLY = _wheel_for_tests()
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +48,7 @@ def servers() -> Iterator[Callable[[int], ScratchServer]]:
 
     def server(major: int) -> ScratchServer:
         if major not in running:
-            running[major] = ScratchServer.start(choose_server(major))
+            running[major] = ScratchServer.start(choose_server(major, _TEST_ONLY))
         return running[major]
 
     yield server

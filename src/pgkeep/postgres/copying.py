@@ -10,10 +10,12 @@ from __future__ import annotations
 import fcntl
 import re
 import secrets
+import shutil
 import subprocess
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import cache
 from typing import IO, Self
 
 from pgkeep.errors import ConnectionLost, PgkeepError
@@ -55,6 +57,7 @@ class CopyReader:
         with client_access(address) as access:
             self._process = subprocess.Popen(
                 [
+                    *_in_large_writes(),
                     programs.path("psql"),
                     *("-X", "-q", "-A", "-t", "-w", "-v", "ON_ERROR_STOP=1"),
                     *("-v", "VERBOSITY=verbose", "-f", "-", "-d", access.dbname),
@@ -190,6 +193,16 @@ class CopyReader:
             self._process.wait(timeout=10)
         self._listener.join(timeout=5)
         return psql_error(self._errors.decode("utf-8", "replace"), self._address)
+
+
+@cache
+def _in_large_writes() -> tuple[str, ...]:
+    """What makes psql write 128 kB at a time into its pipe, not 4 kB, where the system has it.
+
+    That halves the processor time of getting rows through the pipe (docs/decisions.md).
+    """
+    stdbuf = shutil.which("stdbuf")
+    return (stdbuf, "--output=131072") if stdbuf else ()
 
 
 def psql_error(text: str, address: Address) -> PgkeepError:

@@ -113,9 +113,10 @@ class _Filling:
     def first_tasks(self) -> Iterator[Task]:
         for group in self._groups:
             for table in group.tables:
-                size = -table.plan.source.text_bytes
                 for part in table.plan.source.parts:
-                    yield Task(Urgency.LOAD, size, partial(self._load, group, table, part))
+                    yield Task(
+                        Urgency.LOAD, -table.plan.weight, partial(self._load, group, table, part)
+                    )
         if self._run.plan.large_objects.parts:
             yield Task(Urgency.LOAD, 0, self._load_large_objects)
 
@@ -176,10 +177,11 @@ class _Filling:
         return [task for table in group.tables for task in self._once_full(table)]
 
     def _once_full(self, table: _Table) -> Iterator[Task]:
-        size = -table.plan.source.text_bytes
         for entry in table.plan.indexes:
-            yield Task(Urgency.INDEX, size, partial(self._index, table, entry))
-        yield Task(Urgency.COMPARE, size, partial(self._read_back, table))
+            weight = table.plan.index_weight(entry)
+            yield Task(Urgency.INDEX, -weight, partial(self._index, table, entry))
+        size = table.plan.source.text_bytes
+        yield Task(Urgency.COMPARE, -size, partial(self._read_back, table))
 
     def _index(self, table: _Table, entry: Entry) -> Iterable[Task]:
         run = self._run

@@ -21,6 +21,9 @@ from pgkeep.postgres.archive import Archive, Entry, Section, Selection, attached
 _LARGE_TABLE_BYTES = 8 << 20
 
 
+_SLOW_INDEXES = ("gin", '"gin"', "gist", '"gist"', "spgist", '"spgist"', "hnsw", "ivfflat")
+_SLOW_INDEX = 6
+
 _GRANTS = frozenset({"ACL", "ACL LANGUAGE", "DEFAULT ACL"})
 
 
@@ -41,6 +44,16 @@ class TableRestore:
     source: TableContents
     name: TableName
     indexes: tuple[Entry, ...] = ()
+
+    @property
+    def weight(self) -> int:
+        """How much work the table is in all, in bytes of text loaded once."""
+        return self.source.text_bytes + sum(map(self.index_weight, self.indexes))
+
+    def index_weight(self, index: Entry) -> int:
+        """How much work an index is: inverted and search-tree ones take several times as long."""
+        is_slow = any(f" USING {kind} " in index.definition for kind in _SLOW_INDEXES)
+        return self.source.text_bytes * (_SLOW_INDEX if is_slow else 1)
 
     @property
     def load_name(self) -> TableName:
@@ -204,14 +217,14 @@ def _entries(
 def _table_restores(
     archive: Archive | None, tables: Sequence[TableContents]
 ) -> tuple[TableRestore, ...]:
-    """Largest first, so that what takes longest begins first."""
+    """Those with most work first: a slow index that begins last keeps everybody waiting."""
     found = []
-    for table in sorted(tables, key=lambda table: -table.text_bytes):
+    for table in tables:
         key = (table.name.schema, table.name.name)
         is_large = archive is not None and table.text_bytes >= _LARGE_TABLE_BYTES
         indexes = attached_to(archive, key) if archive is not None and is_large else ()
         found.append(TableRestore(table, table.name, indexes))
-    return tuple(found)
+    return tuple(sorted(found, key=lambda table: -table.weight))
 
 
 def _left_empty(
