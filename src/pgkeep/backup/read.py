@@ -29,6 +29,7 @@ from pgkeep.model import NotKept, Part, SealedStream, TableContents, TableName
 from pgkeep.postgres import catalog
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.copying import CopyReader
+from pgkeep.postgres.dependence import unchanged_query
 from pgkeep.postgres.dumping import Runs, dump_roles, dump_schema
 from pgkeep.postgres.programs import Programs
 from pgkeep.postgres.readers import Readers
@@ -138,9 +139,14 @@ class _Work:
         )
         self._deadline = time.monotonic() + options.max_seconds
         self._parts = [_Progress(part) for part in plan.parts]
-        self._counts: dict[TableName, Future[int]] = {}
+        self._by_table: dict[TableName | None, list[_Progress]] = {}
+        for part in self._parts:
+            name = part.planned.table.name if part.planned.table else None
+            self._by_table.setdefault(name, []).append(part)
+        self._counts: dict[TableName, Future[Counted]] = {}
         self._schema: Future[bytes] | None = None
         self._roles: Future[tuple[bytes, str]] | None = None
+        self._sample: list[_Progress] = []
         self._differing: list[TableName] = []
 
     # --- phases -------------------------------------------------------------------------------
@@ -158,18 +164,26 @@ class _Work:
                 runs=self._runs,
             )
             self._roles = self._executor.submit(_roles, connecting, self._runs)
-        for part in self._parts:
-            if part.planned.previous is not None:
-                part.check = self._executor.submit(_is_unchanged, self._readers, part.planned)
-        self._read(part for part in self._parts if part.check is None)
         for table in self._plan.tables:
-            self._counts[table.name] = self._executor.submit(_count, self._readers, table)
+            horizon = _oldest_horizon(self._parts_of(table))
+            self._counts[table.name] = self._executor.submit(_count, self._readers, table, horizon)
+        self._read(part for part in self._parts if part.planned.previous is None)
+        asked = [part for part in self._parts if part.planned.previous is not None]
+        self._sample = _sample(asked, self._options.verify_share)
+        self._read(self._sample)  # before it is known whether they changed: nothing waits for it
 
     def read_what_changed(self) -> None:
-        """Read the parts that changed, and use the others again."""
-        self._wait([part.check for part in self._parts])
+        """Of tables that changed, ask which parts did; read those, and use all others again."""
+        self._wait(list(self._counts.values()))
+        for table in self._plan.tables:
+            parts = [part for part in self._parts_of(table) if part.planned.previous is not None]
+            whole = _is_unchanged(self._counts[table.name].result(), parts)
+            for part in parts:
+                part.check = _known(True) if whole else self._ask(part.planned)
         asked = [part for part in self._parts if part.check is not None]
-        self._read(part for part in asked if not _answer(part.check))
+        self._wait([part.check for part in asked])
+        changed = [part for part in asked if not _answer(part.check)]
+        self._read(part for part in changed if part.read is None)
         for part in asked:
             if _answer(part.check):
                 part.reused = self._same_as_before(part.planned)
@@ -177,8 +191,10 @@ class _Work:
     def compare_some_that_did_not(self) -> None:
         """Trust, but verify: if one differs all the same, nothing is used again."""
         unchanged = [part for part in self._parts if part.reused is not None]
-        sample = _sample(unchanged, self._options.verify_share)
-        self._read(sample)
+        sample = [part for part in self._sample if part.reused is not None]
+        if not sample:  # chance chose only parts that had changed
+            sample = _sample(unchanged, self._options.verify_share)
+            self._read(sample)
         self._wait([part.read for part in self._parts])
         for part in sample:
             before = part.planned.previous
@@ -196,7 +212,7 @@ class _Work:
             )
             self._read(part for part in unchanged if part.read is None)
         self._wait([part.read for part in self._parts])
-        self._wait([self._schema, self._roles, *self._counts.values()])
+        self._wait([self._schema, self._roles])
 
     def abort(self) -> None:
         self._runs.end()
@@ -214,6 +230,12 @@ class _Work:
             snapshot=self._source.snapshot,
             lock_timeout_seconds=connecting.lock_timeout_seconds,
         )
+
+    def _parts_of(self, table: catalog.Relation) -> list[_Progress]:
+        return self._by_table.get(table.name, [])
+
+    def _ask(self, planned: PartRead) -> Future[bool]:
+        return self._executor.submit(_is_part_unchanged, self._readers, planned)
 
     # --- steps --------------------------------------------------------------------------------
 
@@ -265,10 +287,7 @@ class _Work:
         """Put parts to their tables, in order, and hold each table against its count."""
         schema = self._schema.result() if self._schema else b""
         roles, problem = self._roles.result() if self._roles else (b"", "")
-        by_table: dict[TableName | None, list[_Progress]] = {}
-        for part in self._parts:
-            name = part.planned.table.name if part.planned.table else None
-            by_table.setdefault(name, []).append(part)
+        by_table = self._by_table
         read = [part.result for part in self._parts if part.read is not None]
         return Reading(
             schema_archive=schema,
@@ -277,7 +296,7 @@ class _Work:
                 _table(
                     relation,
                     _in_order(by_table[relation.name]),
-                    self._counts[relation.name].result(),
+                    self._counts[relation.name].result().rows,
                     self._source.keys.keys.get(relation.oid, ""),
                 )
                 for relation in self._plan.tables
@@ -303,16 +322,47 @@ def _sample(parts: Sequence[_Progress], share: float) -> list[_Progress]:
     return random.sample(parts, ceil(len(parts) * share))
 
 
-def _is_unchanged(readers: Readers, part: PartRead) -> bool:
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Rows, and how many of them may be younger than an earlier snapshot (None: not asked)."""
+
+    rows: int
+    young: int | None
+
+
+def _count(readers: Readers, table: catalog.Relation, horizon: int | None) -> Counted:
+    """Count a table without any range; with a horizon, its young rows in the same pass."""
+    what = f"table {table.name}"
+    if horizon is None:
+        (rows,) = _values(readers, what, catalog.count_query(table.name, table.condition))
+        return Counted(rows, None)
+    rows, young = _values(readers, what, unchanged_query(table.name.sql, "", horizon))
+    return Counted(rows, young)
+
+
+def _oldest_horizon(parts: Sequence[_Progress]) -> int | None:
+    """From when on a row counts as young, if every part was stored before."""
+    earlier = [part.planned.previous for part in parts]
+    found = [part.horizon for part in earlier if part is not None]
+    return min(found) if found and len(found) == len(earlier) else None
+
+
+def _is_unchanged(counted: Counted, parts: Sequence[_Progress]) -> bool:
+    """Whether a whole table is as it was: no young row, and as many as its parts had."""
+    before = sum(part.planned.previous.rows for part in parts if part.planned.previous)
+    return counted.young == 0 and counted.rows == before
+
+
+def _known(answer: bool) -> Future[bool]:
+    future: Future[bool] = Future()
+    future.set_result(answer)
+    return future
+
+
+def _is_part_unchanged(readers: Readers, part: PartRead) -> bool:
     assert part.previous is not None
     rows, young = _values(readers, _what(part), part.unchanged)
     return rows == part.previous.rows and young == 0
-
-
-def _count(readers: Readers, table: catalog.Relation) -> int:
-    query = catalog.count_query(table.name, table.condition)
-    (count,) = _values(readers, f"table {table.name}", query)
-    return count
 
 
 def _what(part: PartRead) -> str:

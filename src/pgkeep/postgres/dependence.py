@@ -179,11 +179,13 @@ def unchanged_query(table_sql: str, where: str, horizon: int) -> str:
     snapshot). A row version never changes in place. So if no visible version was made at or after
     it, every version now visible was visible then; and if there are as many as then, they are the
     same. `age` compares on the circle of 2^32 transaction ids, so this holds while fewer than 2^31
-    have passed; permanent ids (frozen by old servers) have the greatest age of all.
+    have passed; permanent ids (frozen by old servers) have the greatest age of all. A cast to oid,
+    which is unsigned, puts negative ages (rows frozen more than 2^31 ids ago) among the old.
     """
     oldest = max(horizon % 2**32, 3)
     return (
-        "SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE pg_catalog.age(xmin)"
-        f" BETWEEN 0 AND (SELECT pg_catalog.age('{oldest}'::pg_catalog.xid)))"
+        "SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE"
+        " pg_catalog.age(xmin)::pg_catalog.oid"
+        f" <= (SELECT pg_catalog.age('{oldest}'::pg_catalog.xid))::pg_catalog.oid)"
         f" FROM ONLY {table_sql}{where}"
     )

@@ -37,6 +37,7 @@ OLDEST_MAJOR = 14
 SESSION_SETTINGS = (
     "SET statement_timeout = 0",
     "SET idle_in_transaction_session_timeout = 0",
+    "SET jit = off",  # scans of everything look costly to the planner, and gain nothing by it
     "SET client_encoding = 'UTF8'",
     "SET client_min_messages = 'error'",
     "SET standard_conforming_strings = on",
