@@ -79,8 +79,7 @@ _LOAD_ROOT: LiteralString = """
              AND o.opcnamespace = 'pg_catalog'::pg_catalog.regnamespace))
 """
 
-_RELATIONS: LiteralString = (
-    """
+_RELATION: LiteralString = """
     SELECT c.oid::int8, n.nspname, c.relname, c.relkind::text, c.relpersistence = 'u',
            COALESCE(pg_catalog.pg_relation_size(c.oid), 0),
            COALESCE(pg_catalog.pg_table_size(c.oid), 0),
@@ -90,34 +89,28 @@ _RELATIONS: LiteralString = (
              AND c.relfilenode IS DISTINCT FROM pg_catalog.pg_relation_filenode(c.oid),
            COALESCE(pg_catalog.has_table_privilege(c.oid, 'SELECT'), false)
              AND pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
-           COALESCE(pg_catalog.row_security_active(c.oid), false), '',
-           """
-    + _LOAD_ROOT
-    + """
-      FROM pg_catalog.pg_class c
+           COALESCE(pg_catalog.row_security_active(c.oid), false),"""
+
+_RELATION_FROM: LiteralString = """
       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-      LEFT JOIN pg_catalog.pg_am a ON a.oid = c.relam
-     WHERE c.relkind IN ('r', 'p', 'f', 'm') AND """
+      LEFT JOIN pg_catalog.pg_am a ON a.oid = c.relam"""
+
+_RELATIONS: LiteralString = (
+    _RELATION
+    + " '', "
+    + _LOAD_ROOT
+    + " FROM pg_catalog.pg_class c"
+    + _RELATION_FROM
+    + " WHERE c.relkind IN ('r', 'p', 'f', 'm') AND "
     + _USERS
-    + """
-     UNION ALL
-    SELECT c.oid::int8, n.nspname, c.relname, c.relkind::text, c.relpersistence = 'u',
-           COALESCE(pg_catalog.pg_relation_size(c.oid), 0),
-           COALESCE(pg_catalog.pg_table_size(c.oid), 0),
-           COALESCE(a.amname = 'heap', false),
-           GREATEST(c.reltuples, 0)::int8, c.relispopulated,
-           c.relkind IN ('r', 'm') AND c.relfilenode <> 0
-             AND c.relfilenode IS DISTINCT FROM pg_catalog.pg_relation_filenode(c.oid),
-           COALESCE(pg_catalog.has_table_privilege(c.oid, 'SELECT'), false)
-             AND pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
-           COALESCE(pg_catalog.row_security_active(c.oid), false),
-           COALESCE(NULLIF(k.condition, ''), 'WHERE true'), NULL
+    + " UNION ALL "
+    + _RELATION
+    + """ COALESCE(NULLIF(k.condition, ''), 'WHERE true'), NULL
       FROM (SELECT unnest(extconfig) AS oid, unnest(extcondition) AS condition
               FROM pg_catalog.pg_extension) k
-      JOIN pg_catalog.pg_class c ON c.oid = k.oid AND c.relkind = 'r'
-      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-      LEFT JOIN pg_catalog.pg_am a ON a.oid = c.relam
-     ORDER BY 2, 3"""
+      JOIN pg_catalog.pg_class c ON c.oid = k.oid AND c.relkind = 'r'"""
+    + _RELATION_FROM
+    + " ORDER BY 2, 3"
 )
 
 _COLUMNS: LiteralString = """

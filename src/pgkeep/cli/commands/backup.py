@@ -10,6 +10,7 @@ from pgkeep.backup.backup import BackupRequest, BackupResult, back_up, plan_only
 from pgkeep.backup.plan import describe_plan
 from pgkeep.cli import words
 from pgkeep.cli.context import Context, command_options
+from pgkeep.cli.documents import backup_document, not_kept_documents
 from pgkeep.errors import ConfigurationError, ExitCode
 from pgkeep.model import Kind, Tier
 from pgkeep.repository.repository import Repository
@@ -93,29 +94,9 @@ def _open_repositories(context: Context) -> list[Repository]:
 
 
 def _document(result: BackupResult) -> dict[str, object]:
-    manifest, totals = result.manifest, result.manifest.totals
     return {
-        "backup": manifest.backup,
-        "database": manifest.database,
-        "kind": manifest.kind.value,
-        "tier": manifest.tier.value,
-        "started": manifest.started.isoformat(),
-        "finished": manifest.finished.isoformat(),
-        "seconds": manifest.seconds,
-        "tables": totals.tables,
-        "rows": totals.rows,
-        "large_objects": totals.large_objects,
-        "rows_read": totals.rows_read,
-        "bytes_read": totals.read_bytes,
-        "bytes_stored": totals.added_bytes,
-        "bytes_of_text": totals.text_bytes,
-        "bytes_of_backup": totals.stored_bytes,
-        "parts_read": totals.parts_read,
-        "parts_reused": totals.parts_reused,
-        "not_kept": [
-            {"what": item.what, "why": item.why, "needs_attention": item.needs_attention}
-            for item in result.contents.not_kept
-        ],
+        **backup_document(result.manifest),
+        "not_kept": not_kept_documents(result.contents.not_kept),
         "differing": [str(name) for name in result.differing],
     }
 

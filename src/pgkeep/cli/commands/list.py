@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from pgkeep.cli import words
 from pgkeep.cli.context import Context, command_options
+from pgkeep.cli.documents import backup_document
 from pgkeep.errors import ExitCode, PgkeepError
 from pgkeep.model import Manifest
 
@@ -30,7 +31,12 @@ def list_backups(context: Context, database: str | None) -> ExitCode:
             where.setdefault(manifest.backup, []).append(repository.name)
     found = sorted(manifests.values(), key=lambda manifest: manifest.started, reverse=True)
     if context.as_json:
-        context.answer([_document(manifest, where[manifest.backup]) for manifest in found])
+        context.answer(
+            [
+                {**backup_document(manifest), "repositories": where[manifest.backup]}
+                for manifest in found
+            ]
+        )
     elif found:
         for line in _lines(found, where, context.now()):
             context.out.print(line)
@@ -68,29 +74,3 @@ def _two_lines(manifest: Manifest, where: list[str], now: datetime) -> Iterator[
         f"  [dim]{kept} · {sizes} · took {words.duration(manifest.seconds)}"
         f" · in {', '.join(where)}[/]{gaps}"
     )
-
-
-def _document(manifest: Manifest, where: list[str]) -> dict[str, object]:
-    totals = manifest.totals
-    return {
-        "backup": manifest.backup,
-        "database": manifest.database,
-        "kind": manifest.kind.value,
-        "tier": manifest.tier.value,
-        "started": manifest.started.isoformat(),
-        "finished": manifest.finished.isoformat(),
-        "seconds": manifest.seconds,
-        "rows": totals.rows,
-        "tables": totals.tables,
-        "database_bytes": totals.database_bytes,
-        "rows_read": totals.rows_read,
-        "bytes_read": totals.read_bytes,
-        "bytes_stored": totals.added_bytes,
-        "bytes_of_text": totals.text_bytes,
-        "bytes_of_backup": totals.stored_bytes,
-        "parts_read": totals.parts_read,
-        "parts_reused": totals.parts_reused,
-        "not_kept": manifest.not_kept,
-        "server_version": manifest.server_version,
-        "repositories": where,
-    }

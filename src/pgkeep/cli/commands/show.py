@@ -8,6 +8,7 @@ from rich.table import Table
 
 from pgkeep.cli import words
 from pgkeep.cli.context import Context, command_options
+from pgkeep.cli.documents import backup_document, not_kept_documents
 from pgkeep.errors import ExitCode
 from pgkeep.model import Contents, Kind, Manifest
 from pgkeep.repository.repository import Repository, choose_backup
@@ -89,23 +90,10 @@ def _tables(contents: Contents) -> Table:
 
 
 def _document(manifest: Manifest, contents: Contents) -> dict[str, object]:
-    totals, point = manifest.totals, contents.point
     return {
-        "backup": manifest.backup,
-        "database": manifest.database,
-        "kind": manifest.kind.value,
-        "tier": manifest.tier.value,
-        "taken": point.taken.isoformat(),
-        "lsn": point.lsn,
-        "server_version": point.server_version,
-        "seconds": manifest.seconds,
-        "rows": totals.rows,
-        "database_bytes": totals.database_bytes,
-        "rows_read": totals.rows_read,
-        "bytes_read": totals.read_bytes,
-        "bytes_stored": totals.added_bytes,
-        "bytes_of_text": totals.text_bytes,
-        "bytes_of_backup": totals.stored_bytes,
+        **backup_document(manifest),
+        "taken": contents.point.taken.isoformat(),
+        "lsn": contents.point.lsn,
         "tables": [
             {
                 "schema": table.name.schema,
@@ -119,11 +107,7 @@ def _document(manifest: Manifest, contents: Contents) -> dict[str, object]:
             for table in contents.tables
         ],
         "sequences": len(contents.sequences),
-        "large_objects": len(contents.large_objects.owners),
         "materialized_views": [str(name) for name in contents.populated_matviews],
         "roles": [role.name for role in contents.roles],
-        "not_kept": [
-            {"what": item.what, "why": item.why, "needs_attention": item.needs_attention}
-            for item in contents.not_kept
-        ],
+        "not_kept": not_kept_documents(contents.not_kept),
     }
