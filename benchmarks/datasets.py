@@ -50,14 +50,14 @@ CREATE INDEX orders_created ON orders (created);
 CREATE INDEX orders_details ON orders USING gin (details);
 """
 
-_WORDS = (
+WORDS = (
     "(ARRAY['amber','birch','cedar','delta','ember','fjord','grove','haven','island','juniper',"
     "'kestrel','lagoon','meadow','north','orchard','prairie'])"
 )
 _TEXT_FILLER = (
-    f"{_WORDS}[1 + (h & 15)] || ' ' || {_WORDS}[1 + (h >> 4 & 15)] || ' street '"
+    f"{WORDS}[1 + (h & 15)] || ' ' || {WORDS}[1 + (h >> 4 & 15)] || ' street '"
     " || (h >> 8 & 1023) || ', ' || to_char(i, 'FM0000000') || ' '"
-    f" || {_WORDS}[1 + (h >> 18 & 15)] || ', phone ' || (h & 2147483647)"
+    f" || {WORDS}[1 + (h >> 18 & 15)] || ', phone ' || (h & 2147483647)"
 )
 _FILLERS: Mapping[Filler, str] = {"text": _TEXT_FILLER, "blank": "''"}
 
@@ -72,8 +72,8 @@ INSERT INTO orders
 SELECT i, h & 262143, timestamptz '2024-01-01 00:00Z' + i * interval '41.7 seconds',
        (ARRAY['new', 'paid', 'packed', 'sent', 'delivered', 'returned'])[1 + abs(h % 6)],
        (h & 1048575) / 100.0,
-       {_WORDS}[1 + (h & 15)] || '.' || (h >> 4 & 65535) || '@example.org',
-       'leave it with the ' || {_WORDS}[1 + (h >> 7 & 15)] || ' neighbour, reference '
+       {WORDS}[1 + (h & 15)] || '.' || (h >> 4 & 65535) || '@example.org',
+       'leave it with the ' || {WORDS}[1 + (h >> 7 & 15)] || ' neighbour, reference '
            || md5(i::text),
        jsonb_build_object(
            'channel', (ARRAY['web', 'app', 'shop', 'phone'])[1 + (h >> 3 & 3)],
@@ -81,7 +81,7 @@ SELECT i, h & 262143, timestamptz '2024-01-01 00:00Z' + i * interval '41.7 secon
                jsonb_build_object('sku', 'sku-' || (h & 4095), 'count', 1 + (h >> 5 & 3)),
                jsonb_build_object('sku', 'sku-' || (h >> 12 & 4095), 'count', 1)),
            'gift', (h & 7) = 0,
-           'courier', {_WORDS}[1 + (h >> 11 & 15)],
+           'courier', {WORDS}[1 + (h >> 11 & 15)],
            'weight', (h >> 9 & 2047))
   FROM (SELECT i, hashint4(i + 77) AS h FROM generate_series({{first}}, {{last}}) i) s
 """

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
 import signal
 import statistics
 import sys
@@ -20,12 +18,27 @@ from typing import get_args
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import datasets, machine
+from benchmarks import datasets, grids, machine
+from benchmarks.changes import PART_PAGES, WORKLOADS, ChangeOptions, Changes
+from benchmarks.commands import (
+    dump_directory,
+    init_pgkeep,
+    pgkeep,
+    remove,
+    size_bytes,
+    surroundings,
+)
 from benchmarks.datasets import ALL, BIG_TABLE, Built, Filler
+from benchmarks.grids import Grid
 from benchmarks.measure import CommandFailed, Measured, measure, postmaster_pid
+from benchmarks.thirty_days import ThirtyDays
+from pgkeep.config import BackupConfig
 from pgkeep.postgres.programs import choose_server
+from pgkeep.postgres.server import ScratchServer
 
-SECTIONS = ("backup", "big-table", "restore", "memory")
+CONTESTS = ("backup", "big-table", "restore", "memory")
+SECTIONS = (*CONTESTS, "changes", "thirty-days")
+_FINER_PAGES = (512, 128)
 _MAJOR = 17
 _TARGET = "bench_target"
 _MEBI = 1 << 20
@@ -100,12 +113,11 @@ class Bench:
         self._console = console
         self._programs = built.server.programs
         self._postmaster = postmaster_pid(built.server.directory / "data")
-        self._environment = {
-            **{key: value for key, value in os.environ.items() if not _steers(key)},
-            "BENCH_URL": built.url(ALL),
-            "BENCH_BIG_TABLE_URL": built.url(BIG_TABLE),
-            "PGKEEP_IDENTITY": str(folder / ALL / "pgkeep-identity.txt"),
-        }
+        self._environment = surroundings(
+            BENCH_URL=built.url(ALL),
+            BENCH_BIG_TABLE_URL=built.url(BIG_TABLE),
+            PGKEEP_IDENTITY=str(folder / ALL / "pgkeep-identity.txt"),
+        )
         for name, variable in ((ALL, "BENCH_URL"), (BIG_TABLE, "BENCH_BIG_TABLE_URL")):
             self._init(name, variable)
 
@@ -134,16 +146,13 @@ class Bench:
 
     def _init(self, name: str, variable: str) -> None:
         (self._folder / name).mkdir()
-        place = self._folder / name
-        self._measure([*_pgkeep(), "init", ALL, "--url-env", variable,
-                       "--state-dir", place / "state", "--config", place / "pgkeep.toml",
-                       "--repository", self._repository(name).as_uri()])  # fmt: skip
+        self._measure(init_pgkeep(self._folder / name, ALL, variable))
 
     def _repository(self, database: str) -> Path:
         return self._folder / database / "repository"
 
     def _pgkeep_backup(self, database: str) -> Contestant:
-        command = [*_pgkeep(), "backup", ALL, "--json", *self._options.pgkeep_options,
+        command = [*pgkeep(), "backup", ALL, "--json", *self._options.pgkeep_options,
                    "--config", self._folder / database / "pgkeep.toml"]  # fmt: skip
         return Contestant("pgkeep backup", command, self._repository(database))
 
@@ -155,14 +164,7 @@ class Bench:
     def _directory_dump(self, database: str) -> Contestant:
         stored = self._folder / f"{database}.dump"
         jobs = self._options.jobs
-        command: list[str | Path] = [
-            self._programs.path("pg_dump"),
-            "-Fd",
-            f"-j{jobs}",
-            "--compress=zstd:3",
-            f"--file={stored}",
-            f"--dbname={self._built.url(database)}",
-        ]
+        command = dump_directory(self._programs, self._built.url(database), stored, jobs)
         return Contestant(f"pg_dump -Fd -j{jobs} zstd:3", command, stored)
 
     def _gzip_dump(self) -> Contestant:
@@ -192,7 +194,7 @@ class Bench:
         ]
         return [
             Contestant(
-                "pgkeep restore", [*_pgkeep(), *self._pgkeep_restore_arguments()], restores=True
+                "pgkeep restore", [*pgkeep(), *self._pgkeep_restore_arguments()], restores=True
             ),
             Contestant(f"pg_restore -j{jobs}", directory, restores=True),
             Contestant("psql < dump.sql", plain, restores=True),
@@ -229,12 +231,12 @@ class Bench:
                 )
                 if number >= 0:
                     result.runs.append(run)
-                    result.stored_bytes = _size_bytes(contestant.stored)
+                    result.stored_bytes = size_bytes(contestant.stored) if contestant.stored else 0
         return Section(title, results)
 
     def _run_once(self, contestant: Contestant, *, sample_memory: bool) -> Measured:
         if contestant.stored is not None:
-            _remove(contestant.stored)
+            remove(contestant.stored)
         if not contestant.restores:
             self._built.settle()
             return self._measure(contestant.command, sample_memory=sample_memory)
@@ -252,32 +254,6 @@ class Bench:
             postmaster=self._postmaster,
             sample_memory=sample_memory,
         )
-
-
-def _steers(variable: str) -> bool:
-    """Whether it changes what programs do, or makes Python compile all modules at each start."""
-    return variable.startswith("PG") or variable in ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED")
-
-
-def _pgkeep() -> list[str | Path]:
-    """As users call it: the script beside the interpreter, a process of its own."""
-    script = Path(sys.executable).parent / "pgkeep"
-    return [script] if script.exists() else [sys.executable, "-m", "pgkeep"]
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _size_bytes(path: Path | None) -> int:
-    if path is None:
-        return 0
-    if path.is_file():
-        return path.stat().st_size
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 # --- telling --------------------------------------------------------------------------------------
@@ -303,7 +279,7 @@ def _ratio(ratios: Sequence[float]) -> str:
     return middle if len(ratios) == 1 else f"{middle} ({min(ratios):.2f}-{max(ratios):.2f})"
 
 
-def _show(console: Console, sections: Sequence[Section]) -> None:
+def _show(console: Console, sections: Sequence[Section], more: Sequence[Grid]) -> None:
     for section in sections:
         table = Table(title=section.title, title_justify="left", header_style="bold")
         for index, name in enumerate(_COLUMNS):
@@ -311,9 +287,11 @@ def _show(console: Console, sections: Sequence[Section]) -> None:
         for row in _rows(section):
             table.add_row(*row)
         console.print(table)
+    for grid in more:
+        grids.show(console, grid)
 
 
-def _markdown(sections: Sequence[Section]) -> str:
+def _markdown(sections: Sequence[Section], more: Sequence[Grid]) -> str:
     lines = []
     for section in sections:
         lines += [f"**{section.title}**", ""]
@@ -322,10 +300,12 @@ def _markdown(sections: Sequence[Section]) -> str:
         cells = [[cell.replace("|", "\\|") for cell in row] for row in _rows(section)]
         lines += ["| " + " | ".join(row) + " |" for row in cells]
         lines.append("")
-    return "\n".join(lines)
+    return "\n".join([*lines, *map(grids.markdown, more)])
 
 
-def _document(sections: Sequence[Section], facts: dict[str, object]) -> dict[str, object]:
+def _document(
+    sections: Sequence[Section], more: Sequence[Grid], facts: dict[str, object]
+) -> dict[str, object]:
     return {
         **facts,
         "sections": [
@@ -347,6 +327,7 @@ def _document(sections: Sequence[Section], facts: dict[str, object]) -> dict[str
             }
             for section in sections
         ],
+        "grids": [grids.document(grid) for grid in more],
     }
 
 
@@ -358,30 +339,68 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(1))  # so that everything is removed
     console = Console(stderr=True, highlight=False)
-    big_table = arguments.serve or "big-table" in arguments.only
-    with _folder() as folder, _built(arguments, console, big_table=big_table) as built:
-        if arguments.serve:
+    facts: dict[str, object] = {
+        "machine": machine.describe(),
+        "server": {**datasets.SETTINGS,
+                   "fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"},
+    }  # fmt: skip
+    if arguments.serve:
+        with _built(arguments, console, big_table=True) as built:
             return _serve(built, console)
-        options = Options(
-            arguments.runs, arguments.warm_ups, arguments.jobs, tuple(arguments.pgkeep_option)
-        )
-        bench = Bench(built, folder, options, console)
-        sections = _run_sections(bench, arguments.only)
-        facts: dict[str, object] = {
-            "machine": machine.describe(),
-            "server": {"version": built.server.programs.version, **datasets.SETTINGS,
-                       "fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"},
-            "data": {"rows": built.rows, "database_bytes": built.database_bytes,
-                     "scale": arguments.scale, "filler": arguments.filler},
-        }  # fmt: skip
-    _show(Console(highlight=False, width=120), sections)
+    sections: list[Section] = []
+    if set(CONTESTS) & set(arguments.only):
+        sections, data = _contests(arguments, console)
+        facts |= data
+    more = _changes(arguments, console)
+    _show(Console(highlight=False, width=120), sections, more)
     if arguments.json:
-        arguments.json.write_text(json.dumps(_document(sections, facts), indent=2) + "\n")
+        document = _document(sections, more, facts)
+        arguments.json.write_text(json.dumps(document, indent=2) + "\n")
     if arguments.markdown == Path("-"):
-        print(_markdown(sections))
+        print(_markdown(sections, more))
     elif arguments.markdown:
-        arguments.markdown.write_text(_markdown(sections))
+        arguments.markdown.write_text(_markdown(sections, more))
     return 0
+
+
+def _contests(
+    arguments: argparse.Namespace, console: Console
+) -> tuple[list[Section], dict[str, object]]:
+    """The sections that share the big database, and what was in it."""
+    big_table = "big-table" in arguments.only
+    options = Options(
+        arguments.runs, arguments.warm_ups, arguments.jobs, tuple(arguments.pgkeep_option)
+    )
+    with _folder() as folder, _built(arguments, console, big_table=big_table) as built:
+        sections = _run_sections(Bench(built, folder, options, console), arguments.only)
+    return sections, {
+        "server_version": built.server.programs.version,
+        "data": {"rows": built.rows, "database_bytes": built.database_bytes,
+                 "scale": arguments.scale, "filler": arguments.filler},
+    }  # fmt: skip
+
+
+def _changes(arguments: argparse.Namespace, console: Console) -> list[Grid]:
+    """The sections about databases that change, each with a server of its own."""
+    more: list[Grid] = []
+    if "changes" in arguments.only:
+        with _folder() as folder, _server() as server:
+            options = ChangeOptions(arguments.runs, arguments.jobs, arguments.scale,
+                                    arguments.part_pages, arguments.workloads,
+                                    tuple(arguments.pgkeep_option))  # fmt: skip
+            more += Changes(server, folder, options, console).grids()
+    if "thirty-days" in arguments.only:
+        part_pages = sorted({BackupConfig().part_pages, *_FINER_PAGES}, reverse=True)
+        with _folder() as folder, _server() as server:
+            days = ThirtyDays(server, folder, console, scale=arguments.scale, part_pages=part_pages)
+            more.append(days.grid())
+    return more
+
+
+@contextmanager
+def _server() -> Iterator[ScratchServer]:
+    with ScratchServer.start(choose_server(_MAJOR), settings=datasets.SETTINGS) as server:
+        yield server
 
 
 def _run_sections(bench: Bench, wanted: Sequence[str]) -> list[Section]:
@@ -390,7 +409,7 @@ def _run_sections(bench: Bench, wanted: Sequence[str]) -> list[Section]:
         "big-table": bench.big_table,
         "restore": bench.restore,
     }
-    sections = [single[name]() for name in SECTIONS if name in wanted and name in single]
+    sections = [single[name]() for name in CONTESTS if name in wanted and name in single]
     return [*sections, *(bench.memory() if "memory" in wanted else ())]
 
 
@@ -423,7 +442,9 @@ def _serve(built: Built, console: Console) -> int:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
-    parser.add_argument("--scale", type=float, default=1.0, help="of 8.2 million rows")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="of 8.2 million rows, or of 1.5 million in changes"
+    )
     parser.add_argument("--filler", choices=get_args(Filler), default="text",
                         help="what is in pgbench's filler column (pgbench: blank)")  # fmt: skip
     parser.add_argument("--only", type=_sections, default=SECTIONS, metavar="SECTION,...",
@@ -433,6 +454,11 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=2, help="of pg_dump and pg_restore")
     parser.add_argument("--pgkeep-option", action="append", default=[], metavar="OPTION",
                         help="for pgkeep, as in --pgkeep-option=--jobs=4")  # fmt: skip
+    parser.add_argument("--part-pages", type=_numbers, default=PART_PAGES, metavar="N,...",
+                        help="sizes of parts in changes")  # fmt: skip
+    parser.add_argument("--workloads", type=_workloads, default=tuple(WORKLOADS),
+                        metavar="NAME,...",
+                        help=f"some of {','.join(WORKLOADS)}".replace("%", "%%"))  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="- for standard output")
     parser.add_argument("--serve", action="store_true", help="build the databases and wait")
@@ -440,10 +466,22 @@ def _parse() -> argparse.Namespace:
 
 
 def _sections(text: str) -> tuple[str, ...]:
+    return _some_of(SECTIONS, text)
+
+
+def _workloads(text: str) -> tuple[str, ...]:
+    return _some_of(tuple(WORKLOADS), text)
+
+
+def _some_of(known: Sequence[str], text: str) -> tuple[str, ...]:
     names = tuple(text.split(","))
-    if unknown := set(names) - set(SECTIONS):
+    if unknown := set(names) - set(known):
         raise argparse.ArgumentTypeError(f"unknown: {', '.join(sorted(unknown))}")
     return names
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in text.split(","))
 
 
 if __name__ == "__main__":
