@@ -18,6 +18,7 @@ from comparison import (
     value,
 )
 from conftest import Workbench
+from pgkeep.demo import story
 from pgkeep.postgres.server import ScratchServer
 
 OWNER, READER, LODGER = "scopes_owner", "scopes_reader", "scopes_lodger"
@@ -345,3 +346,15 @@ def test_a_dry_run_touches_nothing(
     assert "public.notes: 500 rows" in planned.out or "--schema-only" in options
     assert_same(before, take_picture(target))
     assert value(target, comment) is None
+
+
+def test_schema_then_rows_brings_the_shop_back_triggers_that_always_fire_included(
+    workbench: Workbench, new_database: Callable[[], str]
+) -> None:
+    source, target = new_database(), new_database()
+    story.run_script(source, "shop.sql")
+    workbench.init(source)
+    workbench.pgkeep("backup", "shop")
+    workbench.pgkeep("restore", "shop", "--target", target, "--schema-only")
+    workbench.pgkeep("restore", "shop", "--target", target, "--data-only")
+    assert_same(take_picture(source), take_picture(target))

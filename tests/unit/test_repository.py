@@ -308,10 +308,18 @@ def test_nobody_trusted_means_no_backup(repository: Repository) -> None:
     def nobody() -> Sequence[PublicSigner]:
         raise NotAuthentic("nobody is known here whose signature counts")
 
-    for signers in (nobody, list[PublicSigner]):
-        found = repository.backups(signers)
-        assert found.backups == ()
-        assert [type(problem) for problem in found.problems] == [NotAuthentic]
+    with pytest.raises(NotAuthentic, match="nobody is known here"):
+        repository.backups(nobody)
+    found = repository.backups(list[PublicSigner])
+    assert found.backups == ()
+    assert [type(problem) for problem in found.problems] == [NotAuthentic]
+
+
+def test_nobody_is_asked_for_where_there_is_nothing_to_check(repository: Repository) -> None:
+    def nobody() -> Sequence[PublicSigner]:
+        raise AssertionError("asked for signers of nothing")
+
+    assert repository.backups(nobody).backups == ()
 
 
 # --- contents and keys ----------------------------------------------------------------------

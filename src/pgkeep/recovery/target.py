@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -98,6 +99,31 @@ def refuse_live_triggers(connection: Connection, plan: RestorePlan) -> None:
             hint="GRANT SET ON PARAMETER session_replication_role TO the role, or restore schema"
             " and data together into an empty database.",
         )
+
+
+@contextmanager
+def insistent_triggers_off(connection: Connection, plan: RestorePlan) -> Iterator[None]:
+    """Switch ENABLE ALWAYS triggers off while rows are loaded: replica mode does not quiet those.
+
+    They are switched on again however the block ends, as long as the connection lives.
+    """
+    names = [table.load_name for table in plan.tables]
+    rows = connection.execute(
+        "SELECT n.nspname, c.relname, t.tgname FROM pg_catalog.pg_trigger t"
+        "  JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid"
+        "  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE t.tgenabled = 'A' AND NOT t.tgisinternal"
+        "   AND (n.nspname, c.relname) IN (SELECT * FROM unnest(%s::text[], %s::text[]))",
+        ([name.schema for name in names], [name.name for name in names]),
+    ).fetchall()
+    triggers = [(TableName(schema, name).sql, quote_identifier(t)) for schema, name, t in rows]
+    for table, trigger in triggers:
+        connection.execute(f"ALTER TABLE {table} DISABLE TRIGGER {trigger}".encode())
+    try:
+        yield
+    finally:
+        for table, trigger in triggers:
+            connection.execute(f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {trigger}".encode())
 
 
 def missing_roles(connection: Connection, contents: Contents) -> tuple[str, ...]:

@@ -142,12 +142,17 @@ class Repository:
     def backups(
         self, trusted: Callable[[], Sequence[PublicSigner]], database: str | None = None
     ) -> Listing:
-        """All whole backups, newest first. A wrong one is reported, and hides no other."""
+        """All whole backups, newest first. A wrong one is reported, and hides no other.
+
+        `trusted` is asked once, if there is anything to check; what it raises is raised.
+        """
         found: list[Manifest] = []
         problems: list[PgkeepError] = []
-        for path in self._manifest_paths(database):
+        paths = list(self._manifest_paths(database))
+        signers = trusted() if paths else ()
+        for path in paths:
             try:
-                found.append(self._checked_manifest(path, trusted()))
+                found.append(self._checked_manifest(path, signers))
             except PgkeepError as exc:
                 problems.append(exc)
         found.sort(key=lambda manifest: (manifest.started, manifest.backup), reverse=True)
