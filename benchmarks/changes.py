@@ -290,7 +290,7 @@ def _headline(cells: Sequence[Cell], dump: Dump) -> Grid:
     ]
     goal = ("goal", "0.20 x", "5.0%", "5.0%")
     return Grid(
-        "second backup after 1 % of the blocks changed, beside pg_dump -Fd zstd:3",
+        "second backup after the newest 1 % of orders and items changed, beside pg_dump -Fd zstd:3",
         ("part pages", "time", "bytes read", "bytes stored"),
         (*rows, goal),
     )

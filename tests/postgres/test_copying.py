@@ -238,7 +238,10 @@ def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def test_abort_from_another_thread_ends_a_reading_one(new_database: Callable[[], str]) -> None:
+@pytest.mark.parametrize("_again", range(8))  # two threads: what is wrong may show in one of many
+def test_abort_from_another_thread_ends_a_reading_one(
+    new_database: Callable[[], str], _again: int
+) -> None:
     url = new_database()
     reader = new_reader(url)
     began = threading.Event()

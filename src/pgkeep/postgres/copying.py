@@ -54,6 +54,7 @@ class CopyReader:
         self._buffer = bytearray(_CHUNK_BYTES + _MARKER_BYTES)
         self._lines = 0
         self._errors = bytearray()
+        self._in_use = threading.Lock()
         with client_access(address) as access:
             self._process = subprocess.Popen(
                 [
@@ -117,9 +118,12 @@ class CopyReader:
             self._process.kill()
         self._process.wait()
         self._listener.join(timeout=5)
-        for stream in (self._stdin, self._stdout):
-            with suppress(OSError):
-                stream.close()
+        # A descriptor that is closed while another thread reads from it may be somebody else's
+        # by then. With psql gone, that thread is at the end of the pipe soon.
+        with self._in_use:
+            for stream in (self._stdin, self._stdout):
+                with suppress(OSError):
+                    stream.close()
 
     def __enter__(self) -> Self:
         return self
@@ -152,7 +156,8 @@ class CopyReader:
         try:
             data = memoryview(text.encode())
             while data:
-                data = data[self._stdin.write(data) :]
+                with self._in_use:
+                    data = data[self._stdin.write(data) :]
         except (BrokenPipeError, ValueError) as exc:
             raise self._failure() from exc
 
@@ -162,7 +167,8 @@ class CopyReader:
         self._lines = 0
         while True:
             try:
-                count = self._stdout.readinto(view[filled:])  # type: ignore[attr-defined]
+                with self._in_use:
+                    count = self._stdout.readinto(view[filled:])  # type: ignore[attr-defined]
             except ValueError:
                 count = 0  # closed by abort()
             if not count:
