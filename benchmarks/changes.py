@@ -28,7 +28,7 @@ from benchmarks.measure import Measured, measure, postmaster_pid
 from benchmarks.shop import Shop, build_shop
 from pgkeep.postgres.server import ScratchServer
 
-PART_PAGES = (128, 512, 1024, 4096, 16384)
+PART_PAGES = (None, 128, 512, 1024, 4096)  # None: as pgkeep chooses
 
 WORKLOADS: Mapping[str, Callable[[Shop], None]] = {
     "append": Shop.append,
@@ -59,7 +59,7 @@ class ChangeOptions:
     runs: int
     jobs: int
     scale: float
-    part_pages: tuple[int, ...]
+    part_pages: tuple[int | None, ...]
     workloads: tuple[str, ...]
     pgkeep_options: tuple[str, ...]
 
@@ -69,7 +69,7 @@ class Cell:
     """The second backup after one workload with parts of one size."""
 
     workload: str
-    part_pages: int
+    part_pages: int | None
     first_seconds: float
     seconds: tuple[float, ...]
     read_bytes: tuple[int, ...]
@@ -98,7 +98,7 @@ class _Place:
     """
 
     folder: Path
-    part_pages: int
+    part_pages: int | None
     first_seconds: float
 
     @property
@@ -142,7 +142,7 @@ class Changes:
         with self._shop() as shop, self._places() as places:
             WORKLOADS[name](shop)
             shop.vacuum()
-            answers: dict[int, list[_Second]] = {place.part_pages: [] for place in places}
+            answers: dict[int | None, list[_Second]] = {place.part_pages: [] for place in places}
             dumps = []
             for number in range(self._options.runs):
                 for place in places:
@@ -175,8 +175,8 @@ class Changes:
         finally:
             remove(root)
 
-    def _first_backup(self, root: Path, part_pages: int) -> _Place:
-        folder = root / str(part_pages)
+    def _first_backup(self, root: Path, part_pages: int | None) -> _Place:
+        folder = root / _named(part_pages)
         folder.mkdir(parents=True)
         self._measure(init_pgkeep(folder, _DATABASE, _VARIABLE))
         set_backup_options(folder, {"part_pages": part_pages})
@@ -243,7 +243,7 @@ def _grid(cells: Sequence[Cell], dump: Dump, facts: str) -> Grid:
     middle = statistics.median
     rows = [
         (
-            str(cell.part_pages),
+            _named(cell.part_pages),
             f"{middle(cell.read_bytes) / _MEBI:.1f}",
             f"{middle(cell.read_bytes) / dump.text_bytes:.1%}",
             f"{middle(cell.stored_bytes) / _MEBI:.2f}",
@@ -272,6 +272,10 @@ def _grid(cells: Sequence[Cell], dump: Dump, facts: str) -> Grid:
     return Grid(f"{_TITLES[dump.workload]} ({facts})", _COLUMNS, tuple(rows), (), numbers)
 
 
+def _named(part_pages: int | None) -> str:
+    return "default" if part_pages is None else str(part_pages)
+
+
 def _times(cell: Cell, dump: Dump) -> str:
     """The second backup's time over pg_dump's, pair by pair."""
     pairs = zip(cell.seconds, dump.seconds, strict=True)
@@ -281,7 +285,7 @@ def _times(cell: Cell, dump: Dump) -> str:
 def _headline(cells: Sequence[Cell], dump: Dump) -> Grid:
     rows = [
         (
-            str(cell.part_pages),
+            _named(cell.part_pages),
             _times(cell, dump),
             f"{statistics.median(cell.read_bytes) / dump.text_bytes:.1%}",
             f"{statistics.median(cell.stored_bytes) / dump.stored_bytes:.1%}",

@@ -36,14 +36,15 @@ def init_pgkeep(place: Path, database: str, url_variable: str) -> Command:
             "--repository", (place / "repository").as_uri()]  # fmt: skip
 
 
-def set_backup_options(place: Path, options: Mapping[str, int | float]) -> None:
-    """Add options to the configuration that `init` wrote, which has no such section."""
-    if not options:
-        return
+def set_backup_options(place: Path, options: Mapping[str, int | None]) -> None:
+    """Add options to the configuration that `init` wrote, which has no such section.
+
+    None leaves an option as it is by default.
+    """
     config = place / "pgkeep.toml"
     text = config.read_text()
     assert "[backup]" not in text
-    lines = [f"{name} = {value}" for name, value in options.items()]
+    lines = [f"{name} = {value}" for name, value in options.items() if value is not None]
     config.write_text("\n".join([text, "[backup]", *lines, ""]))
 
 

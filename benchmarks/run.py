@@ -32,13 +32,12 @@ from benchmarks.datasets import ALL, BIG_TABLE, Built, Filler
 from benchmarks.grids import Grid
 from benchmarks.measure import CommandFailed, Measured, measure, postmaster_pid
 from benchmarks.thirty_days import ThirtyDays
-from pgkeep.config import BackupConfig
 from pgkeep.postgres.programs import choose_server
 from pgkeep.postgres.server import ScratchServer
 
 CONTESTS = ("backup", "big-table", "restore", "memory")
 SECTIONS = (*CONTESTS, "changes", "thirty-days")
-_FINER_PAGES = (512, 128)
+_DAYS_PART_PAGES = (None, 4096)
 _MAJOR = 17
 _TARGET = "bench_target"
 _MEBI = 1 << 20
@@ -390,9 +389,9 @@ def _changes(arguments: argparse.Namespace, console: Console) -> list[Grid]:
                                     tuple(arguments.pgkeep_option))  # fmt: skip
             more += Changes(server, folder, options, console).grids()
     if "thirty-days" in arguments.only:
-        part_pages = sorted({BackupConfig().part_pages, *_FINER_PAGES}, reverse=True)
         with _folder() as folder, _server() as server:
-            days = ThirtyDays(server, folder, console, scale=arguments.scale, part_pages=part_pages)
+            scale = arguments.scale
+            days = ThirtyDays(server, folder, console, scale=scale, part_pages=_DAYS_PART_PAGES)
             more.append(days.grid())
     return more
 
@@ -454,8 +453,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=2, help="of pg_dump and pg_restore")
     parser.add_argument("--pgkeep-option", action="append", default=[], metavar="OPTION",
                         help="for pgkeep, as in --pgkeep-option=--jobs=4")  # fmt: skip
-    parser.add_argument("--part-pages", type=_numbers, default=PART_PAGES, metavar="N,...",
-                        help="sizes of parts in changes")  # fmt: skip
+    parser.add_argument("--part-pages", type=_part_pages, default=PART_PAGES, metavar="N,...",
+                        help="sizes of parts in changes; default: as pgkeep chooses")  # fmt: skip
     parser.add_argument("--workloads", type=_workloads, default=tuple(WORKLOADS),
                         metavar="NAME,...",
                         help=f"some of {','.join(WORKLOADS)}".replace("%", "%%"))  # fmt: skip
@@ -480,8 +479,8 @@ def _some_of(known: Sequence[str], text: str) -> tuple[str, ...]:
     return names
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in text.split(","))
+def _part_pages(text: str) -> tuple[int | None, ...]:
+    return tuple(None if word == "default" else int(word) for word in text.split(","))
 
 
 if __name__ == "__main__":

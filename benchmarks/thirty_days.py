@@ -21,7 +21,6 @@ from benchmarks.commands import (
 from benchmarks.grids import Grid
 from benchmarks.measure import Measured, measure, postmaster_pid
 from benchmarks.shop import build_shop
-from pgkeep.config import BackupConfig
 from pgkeep.postgres.server import ScratchServer
 
 DAYS = 30
@@ -54,7 +53,7 @@ class ThirtyDays:
         console: Console,
         *,
         scale: float,
-        part_pages: Sequence[int],
+        part_pages: Sequence[int | None],
     ) -> None:
         self._server = server
         self._url = server.url(_DATABASE)
@@ -101,7 +100,7 @@ class ThirtyDays:
             *self._deduplicating(),
         ]
 
-    def _pgkeep(self, part_pages: int) -> Kept:
+    def _pgkeep(self, part_pages: int | None) -> Kept:
         place = self._folder / f"pgkeep-{part_pages}"
         place.mkdir()
         self._measure(init_pgkeep(place, _DATABASE, _VARIABLE))
@@ -112,8 +111,7 @@ class ThirtyDays:
             run = self._measure(command)
             return run.seconds, json.loads(run.output)["bytes_read"]
 
-        default = BackupConfig().part_pages == part_pages
-        name = f"pgkeep, part_pages {part_pages}{' (default)' if default else ''}"
+        name = f"pgkeep, part_pages {part_pages}" if part_pages else "pgkeep"
         return Kept(name, place / "repository", back_up)
 
     def _custom_dump(self) -> Kept:

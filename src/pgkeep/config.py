@@ -131,8 +131,8 @@ class EncryptionConfig(_Frozen):
 class BackupConfig(_Frozen):
     """How a backup is made."""
 
-    part_pages: int = Field(default=4096, ge=16, le=1 << 20)
-    """Heap pages of 8 kB that are read and stored as one part."""
+    part_pages: int | None = Field(default=None, ge=16, le=1 << 20)
+    """Pages of 8 kB that are read and stored as one part. Not set: it follows each table's size."""
     compression_level: int = Field(default=1, ge=-7, le=19)
     """The level of zstd."""
     lock_timeout_seconds: float = Field(default=30, gt=0)

@@ -18,7 +18,7 @@ from pgkeep.postgres.catalog import PAGE_BYTES, LargeObject, Relation
 KIND = Kind.FULL
 
 
-def plan(*found: Relation, part_pages: int = 4096, kind: Kind = KIND) -> BackupPlan:
+def plan(*found: Relation, part_pages: int | None = None, kind: Kind = KIND) -> BackupPlan:
     return plan_backup(kind, found, (), part_pages=part_pages)
 
 
@@ -82,6 +82,17 @@ def test_a_table_with_much_toast_has_smaller_ranges_and_parts_of_one_size() -> N
     assert {part.estimated_bytes for part in (*flat.parts, *fat.parts)} == {100 * PAGE_BYTES}
     huge = plan(relation(heap_bytes=20 * PAGE_BYTES, table_bytes=10**12), part_pages=16)
     assert ranges(huge.parts)[:2] == [(0, 1), (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("mebibytes", "part_pages"),
+    [(1, 128), (100, 128), (127, 128), (128, 256), (1000, 1024), (4000, 4096), (10**6, 4096)],
+)
+def test_the_size_of_parts_follows_the_tables(mebibytes: int, part_pages: int) -> None:
+    size = mebibytes << 20
+    parts = plan(relation(heap_bytes=size, table_bytes=size)).parts
+    assert len(parts) == -(-size // (part_pages * PAGE_BYTES))
+    assert len(parts) == 1 or ranges(parts)[0] == (0, part_pages)
 
 
 def test_what_has_no_pages_of_its_own_kind_is_one_part() -> None:

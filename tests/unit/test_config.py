@@ -91,7 +91,7 @@ def test_every_setting_has_a_default(tmp_path: Path, monkeypatch: pytest.MonkeyP
     config = load(written(tmp_path, ""))
     assert config == Config(state_dir=Path("/state/pgkeep"), origin=tmp_path / "pgkeep.toml")
     assert config.backup == BackupConfig(
-        part_pages=4096, compression_level=1, lock_timeout_seconds=30, max_snapshot_hours=12
+        part_pages=None, compression_level=1, lock_timeout_seconds=30, max_snapshot_hours=12
     )
     assert (config.databases, config.repositories, config.encryption.recipients) == ({}, {}, ())
 

@@ -20,6 +20,12 @@ from pgkeep.postgres.dependence import unchanged_query
 
 # Ids come round after 2^31; half of that leaves room for those given out during the backup.
 _XID_DISTANCE = 1 << 30
+# Where no size of parts is configured, a table has about so many, of a power of two of pages
+# between 1 MiB and 32 MiB: a change costs what is around it, and a small part an object of its own
+# (docs/decisions.md has the measurements).
+_PARTS_OF_A_TABLE = 128
+_FEWEST_PAGES, _MOST_PAGES = 128, 4096
+_GROWTH = 16  # a table that grew so much since its ranges were chosen is cut, and so read, anew
 _LARGE_OBJECTS_IN_A_PART = 2000
 _NAMES_SHOWN = 10
 
@@ -99,7 +105,7 @@ def plan_backup(
     found: Sequence[Relation],
     large_objects: Sequence[LargeObject],
     *,
-    part_pages: int,
+    part_pages: int | None,
     reusable: Reusable = NOTHING_REUSABLE,
 ) -> BackupPlan:
     """The plan for a database. Raises when a role could not read all of it."""
@@ -128,10 +134,12 @@ def plan_backup(
     return BackupPlan(kind, tables, tuple(parts), readable, tuple(not_kept))
 
 
-def _table_parts(table: Relation, part_pages: int, reusable: Reusable) -> list[PartRead]:
+def _table_parts(table: Relation, part_pages: int | None, reusable: Reusable) -> list[PartRead]:
     before = reusable.table(table)
     pages = -(-table.heap_bytes // PAGE_BYTES)
-    step = _earlier_step(before) or _pages_in_a_part(table, part_pages)
+    wanted = _pages_in_a_part(table, part_pages)
+    earlier = _earlier_step(before)
+    step = earlier if earlier * _GROWTH >= wanted else wanted
     splittable = table.is_heap and not table.condition and pages > step
     starts = range(0, pages, step) if splittable else range(1)
     parts = []
@@ -167,10 +175,16 @@ def _earlier_step(before: TableContents | None) -> int:
     return before.parts[0].end_page
 
 
-def _pages_in_a_part(table: Relation, part_pages: int) -> int:
+def _pages_in_a_part(table: Relation, part_pages: int | None) -> int:
     """Fewer heap pages where TOAST hangs on them, so that parts are of one size in all."""
-    share = table.heap_bytes / max(table.table_bytes, table.heap_bytes, 1)
-    return max(1, round(part_pages * share))
+    all_bytes = max(table.table_bytes, table.heap_bytes, 1)
+    pages = part_pages or _fitting_pages(all_bytes)
+    return max(1, round(pages * table.heap_bytes / all_bytes))
+
+
+def _fitting_pages(table_bytes: int) -> int:
+    pages = table_bytes // PAGE_BYTES // _PARTS_OF_A_TABLE
+    return min(max(1 << pages.bit_length(), _FEWEST_PAGES), _MOST_PAGES)
 
 
 def _large_object_parts(objects: Sequence[LargeObject]) -> list[PartRead]:
