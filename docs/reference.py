@@ -34,7 +34,9 @@ def text() -> str:
 
 def _commands() -> Iterator[str]:
     yield "## Commands"
-    for name, command in sorted(pgkeep.commands.items()):
+    for name in sorted(pgkeep.list_commands(click.Context(pgkeep))):
+        command = pgkeep.get_command(click.Context(pgkeep), name)
+        assert command is not None
         context = click.Context(command, info_name=f"pgkeep {name}")
         usage = " ".join(command.collect_usage_pieces(context))
         yield from ("", f"### pgkeep {name}", "", f"`pgkeep {name} {usage}`", "")

@@ -37,6 +37,9 @@ from pgkeep.repository.objects import StreamWriter
 
 STAGE = "reading"
 
+# Ranges that one question is about: the way to the server may be long.
+_RANGES_IN_A_QUESTION = 16
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
@@ -110,7 +113,7 @@ class _Progress:
     """One part under way: how it was decided, and what came of it."""
 
     planned: PartRead
-    check: Future[bool] | None = None
+    unchanged: bool = False
     read: Future[Part] | None = None
     reused: Part | None = None
 
@@ -120,6 +123,14 @@ class _Progress:
             return self.read.result()
         assert self.reused is not None
         return self.reused
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """Parts that are asked together whether they are as they were."""
+
+    parts: Sequence[_Progress]
+    answers: Future[list[bool]]
 
 
 class _Work:
@@ -144,6 +155,7 @@ class _Work:
             name = part.planned.table.name if part.planned.table else None
             self._by_table.setdefault(name, []).append(part)
         self._counts: dict[TableName, Future[Counted]] = {}
+        self._questions: list[_Question] = []
         self._schema: Future[bytes] | None = None
         self._roles: Future[tuple[bytes, str]] | None = None
         self._sample: list[_Progress] = []
@@ -176,17 +188,20 @@ class _Work:
         """Of tables that changed, ask which parts did; read those, and use all others again."""
         self._wait(list(self._counts.values()))
         for table in self._plan.tables:
-            parts = [part for part in self._parts_of(table) if part.planned.previous is not None]
-            whole = _is_unchanged(self._counts[table.name].result(), parts)
-            for part in parts:
-                part.check = _known(True) if whole else self._ask(part.planned)
-        asked = [part for part in self._parts if part.check is not None]
-        self._wait([part.check for part in asked])
-        changed = [part for part in asked if not _answer(part.check)]
-        self._read(part for part in changed if part.read is None)
-        for part in asked:
-            if _answer(part.check):
+            parts = self._parts_of(table)
+            if _is_unchanged(self._counts[table.name].result(), parts):
+                for part in parts:
+                    part.unchanged = True
+            else:
+                self._ask(parts)
+        self._wait([question.answers for question in self._questions])
+        for question in self._questions:
+            for part, unchanged in zip(question.parts, question.answers.result(), strict=True):
+                part.unchanged = unchanged
+        for part in self._parts:
+            if part.unchanged:
                 part.reused = self._same_as_before(part.planned)
+        self._read(part for part in self._parts if not part.unchanged and part.read is None)
 
     def compare_some_that_did_not(self) -> None:
         """Trust, but verify: if one differs all the same, nothing is used again."""
@@ -234,8 +249,16 @@ class _Work:
     def _parts_of(self, table: catalog.Relation) -> list[_Progress]:
         return self._by_table.get(table.name, [])
 
-    def _ask(self, planned: PartRead) -> Future[bool]:
-        return self._executor.submit(_is_part_unchanged, self._readers, planned)
+    def _ask(self, parts: Sequence[_Progress]) -> None:
+        """Whether those that were stored before changed."""
+        asked = [part for part in parts if part.planned.previous is not None]
+        asked.sort(key=lambda part: part.planned.index)
+        several = min(ceil(len(asked) / (4 * self._options.jobs)), _RANGES_IN_A_QUESTION)
+        for start in range(0, len(asked), max(several, 1)):
+            some = asked[start : start + several]
+            planned = [part.planned for part in some]
+            answers = self._executor.submit(_are_unchanged, self._readers, planned)
+            self._questions.append(_Question(some, answers))
 
     # --- steps --------------------------------------------------------------------------------
 
@@ -311,10 +334,6 @@ class _Work:
         )
 
 
-def _answer(check: Future[bool] | None) -> bool:
-    return check is not None and check.result()
-
-
 def _sample(parts: Sequence[_Progress], share: float) -> list[_Progress]:
     """A share of the parts at random, at least one, unless the share is nothing."""
     if not parts or not share:
@@ -353,16 +372,17 @@ def _is_unchanged(counted: Counted, parts: Sequence[_Progress]) -> bool:
     return counted.young == 0 and counted.rows == before
 
 
-def _known(answer: bool) -> Future[bool]:
-    future: Future[bool] = Future()
-    future.set_result(answer)
-    return future
-
-
-def _is_part_unchanged(readers: Readers, part: PartRead) -> bool:
-    assert part.previous is not None
-    rows, young = _values(readers, _what(part), part.unchanged)
-    return rows == part.previous.rows and young == 0
+def _are_unchanged(readers: Readers, parts: Sequence[PartRead]) -> list[bool]:
+    """Part by part, whether it has as many rows as before and none that is younger."""
+    queries = [
+        f"SELECT {number}, q.* FROM ({part.unchanged}) q" for number, part in enumerate(parts)
+    ]
+    values = iter(_values(readers, _what(parts[0]), " UNION ALL ".join(queries)))
+    answers = [False] * len(parts)
+    for number, rows, young in zip(values, values, values, strict=True):
+        before = parts[number].previous
+        answers[number] = before is not None and rows == before.rows and young == 0
+    return answers
 
 
 def _what(part: PartRead) -> str:
@@ -370,7 +390,7 @@ def _what(part: PartRead) -> str:
 
 
 def _values(readers: Readers, what: str, query: str) -> list[int]:
-    """The integers of a query's only row."""
+    """The integers in a query's rows, one row after the other."""
     with readers.lend(what) as reader:
         text = b"".join(bytes(piece) for piece in reader.read(query))
     return [int(value) for value in text.split()]

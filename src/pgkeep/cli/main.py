@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import traceback
+from importlib import import_module
 from typing import NoReturn
 
 import click
@@ -13,27 +14,43 @@ from rich.console import Console
 from rich.markup import escape
 
 from pgkeep import __version__
-from pgkeep.cli.commands.backup import backup
-from pgkeep.cli.commands.demo import demo
-from pgkeep.cli.commands.export import export_command
-from pgkeep.cli.commands.init import init
-from pgkeep.cli.commands.list import list_backups
-from pgkeep.cli.commands.restore import restore_command
-from pgkeep.cli.commands.show import show
 from pgkeep.errors import ExitCode, PgkeepError
 
 _SIGNALLED = 128
 """Shells answer this plus the signal's number."""
 
 
-@rich_click.group()
+# Where each command is: what one needs is loaded only when it runs, since that takes longer than
+# a small backup.
+COMMANDS = {
+    "demo": "demo.demo",
+    "init": "init.init",
+    "backup": "backup.backup",
+    "list": "list.list_backups",
+    "show": "show.show",
+    "restore": "restore.restore_command",
+    "export": "export.export_command",
+}
+
+
+class _Commands(rich_click.RichGroup):
+    """The commands by name, in the order of `COMMANDS`."""
+
+    def list_commands(self, _: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, _: click.Context, cmd_name: str) -> click.Command | None:
+        module, dot, name = COMMANDS.get(cmd_name, "").partition(".")
+        if not dot:
+            return None
+        command: click.Command = getattr(import_module(f"pgkeep.cli.commands.{module}"), name)
+        return command
+
+
+@rich_click.group(cls=_Commands)
 @rich_click.version_option(__version__, prog_name="pgkeep")
 def pgkeep() -> None:
     """Backups of a PostgreSQL database, encrypted, and proven by restoring them."""
-
-
-for command in (demo, init, backup, list_backups, show, restore_command, export_command):
-    pgkeep.add_command(command)
 
 
 class _Ended(KeyboardInterrupt):
