@@ -167,7 +167,7 @@ def publish_example(
     store = repository.store
 
     def stored(text: bytes, *also_for: X25519Recipient) -> SealedStream:
-        writer = StreamWriter([store], [epoch.key.recipient, *also_for], level=1)
+        writer = StreamWriter(store.put, [epoch.key.recipient, *also_for], level=1)
         writer.write(text)
         return writer.close()
 

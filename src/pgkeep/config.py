@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from pgkeep.errors import ConfigurationError
-from pgkeep.model import RESERVED_FOLDERS
+from pgkeep.model import RESERVED_FOLDERS, Kind
 
 CONFIG_VARIABLE = "PGKEEP_CONFIG"
 DEFAULT_NAME = "pgkeep.toml"
@@ -117,6 +117,10 @@ class RepositoryConfig(_Frozen):
 
     url: str
     """`file:///absolute/path`."""
+    kinds: tuple[Kind, ...] = tuple(Kind)
+    """Which kinds of backups go there: `full`, `schema`, `data`."""
+    required: bool = False
+    """Whether a backup fails without it. If not, the others go on, and `pgkeep sync` catches up."""
 
 
 class EncryptionConfig(_Frozen):

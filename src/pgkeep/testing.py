@@ -65,6 +65,10 @@ class MemoryStore:
         return f"memory://{self._name}"
 
     @property
+    def is_near(self) -> bool:
+        return False
+
+    @property
     def files(self) -> dict[str, bytes]:
         """A copy of all that is stored, by name, in name order."""
         with self._mutex:
@@ -189,6 +193,10 @@ class FaultyStore:
     @property
     def url(self) -> str:
         return self._inner.url
+
+    @property
+    def is_near(self) -> bool:
+        return self._inner.is_near
 
     def put(self, name: str, data: Bytes) -> None:
         self._meet("put", name)

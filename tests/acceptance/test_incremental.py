@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from comparison import assert_same, databases, take_picture
 from conftest import Workbench
 from pgkeep.backup.plan import Reusable
-from pgkeep.cli.context import Context
+from pgkeep.cli.context import Context, Found
 from pgkeep.model import Part, SealedStream
 from pgkeep.postgres import dependence
 from pgkeep.postgres.programs import choose_server
@@ -447,7 +447,7 @@ def _change_behind_the_back(workbench: Workbench) -> None:
     context = Context(workbench.config, as_json=False, quiet=True)
     (repository,) = context.repositories()
     (manifest,) = context.listing(repository, "shop").backups
-    contents = context.contents(repository, manifest)
+    contents = context.contents(Found(manifest, (repository,)))
     forged = []
     for table in contents.tables:
         if table.name.name == "other":
@@ -458,7 +458,7 @@ def _change_behind_the_back(workbench: Workbench) -> None:
     keys = context.keys
     epoch = keys.epoch(context.config.encryption.recipients, now=datetime.now(UTC))
     writer = StreamWriter(
-        [repository.store], [epoch.key.recipient, keys.index_key().recipient], level=1
+        repository.store.put, [epoch.key.recipient, keys.index_key().recipient], level=1
     )
     writer.write(dump_contents(replace(contents, tables=tuple(forged))))
     changed = replace(manifest, contents=writer.close().objects)

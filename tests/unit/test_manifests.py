@@ -152,7 +152,7 @@ def test_a_stored_repository_of_format_1_stays_readable() -> None:
     assert found.problems == ()
     (made,) = found.backups
     assert made.path == "shop/daily/2026-01-15/20260115T060000Z-0123abcd/manifest.json"
-    repository.check_presence(made)
+    assert not repository.lacks(made.all_objects)
 
     epoch = load_epoch(repository.sealed_epoch_key(made.epoch))  # not sealed, for this test
     index = X25519Identity.parse((FORMAT_1 / "index.key").read_text().strip())
@@ -160,7 +160,7 @@ def test_a_stored_repository_of_format_1_stays_readable() -> None:
     assert described == repository.contents(made, [epoch])
     (table,) = described.tables
     (part,) = table.parts
-    assert b"".join(read_stream(repository.store, part.text, [epoch])) == CUSTOMERS_TEXT
+    assert b"".join(read_stream(repository.source, part.text, [epoch])) == CUSTOMERS_TEXT
     assert made.totals.rows == described.rows == 2
 
 

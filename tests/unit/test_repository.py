@@ -137,7 +137,7 @@ def test_the_manifest_comes_last_and_is_read_back(
     repository.publish(made, KEY)
     path = "shop/daily/2026-01-15/20260115T060000Z-0123abcd/manifest.json"
     assert store.calls == [
-        *(("size", item.name.path) for item in made.all_objects),
+        ("list", "objects/"),
         ("put", f"{path}.sig"),
         ("put", path),
         ("get", path),
@@ -341,7 +341,7 @@ def test_contents_are_opened_by_the_index_key_and_by_the_epoch(
 
 def test_the_contents_of_another_backup_are_refused(repository: Repository) -> None:
     identity = X25519Identity.generate()
-    writer = StreamWriter([repository.store], [identity.recipient], level=1)
+    writer = StreamWriter(repository.store.put, [identity.recipient], level=1)
     writer.write(dump_contents(contents()))
     other = manifest(**a_backup(1), contents=writer.close().objects)
     with pytest.raises(NotAuthentic, match=f"belongs to backup {ID}"):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -15,7 +14,7 @@ from pgkeep.backup.plan import BackupPlan, Reusable, plan_backup
 from pgkeep.backup.read import Connecting, Reading, ReadOptions, read_all
 from pgkeep.backup.source import Source, open_source
 from pgkeep.config import BackupConfig
-from pgkeep.events import Reporter, StageBegan, StageEnded
+from pgkeep.events import Noticed, Reporter, StageBegan, StageEnded
 from pgkeep.model import (
     FORMAT,
     BackupId,
@@ -31,11 +30,11 @@ from pgkeep.model import (
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.archive import matviews_in_order, read_archive
 from pgkeep.postgres.programs import ChooseClient
+from pgkeep.repository.copies import Behind, Copies
 from pgkeep.repository.hostkeys import Epoch, HostKeys
 from pgkeep.repository.instructions import restore_script
 from pgkeep.repository.manifests import dump_contents
 from pgkeep.repository.objects import StreamWriter
-from pgkeep.repository.repository import Repository
 from pgkeep.sealing import X25519Recipient
 
 PUBLISHING = "publishing"
@@ -43,13 +42,13 @@ PUBLISHING = "publishing"
 
 @dataclass(frozen=True, slots=True)
 class BackupRequest:
-    """What to back up, how, and where to. All repositories get the same bytes."""
+    """What to back up, how, and where to. All copies get the same bytes."""
 
     database: str
     address: Address
     kind: Kind
     tier: Tier
-    repositories: Sequence[Repository]
+    copies: Copies
     recipients: tuple[str, ...]
     keys: HostKeys
     choose_client: ChooseClient
@@ -67,17 +66,17 @@ class BackupResult:
     contents: Contents
     differing: tuple[TableName, ...]
     """Tables that differed from what was stored although nothing had shown a change."""
+    behind: tuple[Behind, ...]
+    """Repositories that have not got it."""
 
 
 def back_up(request: BackupRequest, reporter: Reporter) -> BackupResult:
-    """Make one backup in every repository, or raise and leave none that is visible."""
+    """Make one backup in every repository that keeps up, or raise and leave none."""
     started = request.now().astimezone(UTC)
     signer = request.keys.signing_key().public
     epoch = request.keys.epoch(request.recipients, now=started)
-    with ExitStack() as stack:
-        for repository in request.repositories:
-            stack.enter_context(repository.exclusive(f"backup of {request.database!r}"))
-            repository.prepare(epoch, signer)
+    with request.copies.writing(f"backup of {request.database!r}"):
+        request.copies.prepare(epoch, signer)
         backup = BackupId.begin(started)
         earlier = _look_back(request, epoch, started)
         store = _Storing(request, epoch)
@@ -85,7 +84,7 @@ def back_up(request: BackupRequest, reporter: Reporter) -> BackupResult:
         contents = _contents(backup, started, source, reading, plan, earlier, store)
         manifest = _seal(request, contents, reading, earlier, store, started)
         _publish(request, manifest, reporter)
-    return BackupResult(manifest, contents, reading.differing)
+    return BackupResult(manifest, contents, reading.differing, request.copies.behind)
 
 
 def plan_only(request: BackupRequest) -> BackupPlan:
@@ -97,7 +96,7 @@ def plan_only(request: BackupRequest) -> BackupPlan:
 
 
 def _plan(request: BackupRequest, source: Source, before: Contents | None) -> BackupPlan:
-    tables = whole_tables(before, request.repositories) if before else ()
+    tables = whole_tables(before, request.copies.reusable()) if before else ()
     return plan_backup(
         request.kind,
         source.relations,
@@ -111,7 +110,7 @@ def _plan(request: BackupRequest, source: Source, before: Contents | None) -> Ba
 
 def _look_back(request: BackupRequest, epoch: Epoch, now: datetime) -> Earlier:
     earlier = look_back(
-        request.repositories,
+        request.copies.healthy,
         request.database,
         request.keys,
         epoch=epoch.id,
@@ -127,7 +126,7 @@ class _Storing:
     """Streams into all repositories, sealed to the epoch, and how many bytes that added."""
 
     def __init__(self, request: BackupRequest, epoch: Epoch) -> None:
-        self._stores = [repository.store for repository in request.repositories]
+        self._put = request.copies.put
         self._level = request.options.compression_level
         self._lock = threading.Lock()
         self.epoch = epoch
@@ -136,7 +135,7 @@ class _Storing:
 
     def stream(self, known: SealedStream | None = None, *also_for: X25519Recipient) -> StreamWriter:
         return StreamWriter(
-            self._stores,
+            self._put,
             [self.epoch.key.recipient, *also_for],
             level=self._level,
             known=known,
@@ -282,6 +281,12 @@ def _seal(
 def _publish(request: BackupRequest, manifest: Manifest, reporter: Reporter) -> None:
     reporter.report(StageBegan(PUBLISHING))
     key = request.keys.signing_key()
-    for repository in request.repositories:
-        repository.publish(manifest, key)
+    request.copies.publish(manifest, key, request.now())
+    for copy in request.copies.behind:
+        reporter.report(
+            Noticed(
+                f"repository {copy.name!r} has not got this backup: {copy.problem.message}",
+                f"{copy.problem.hint} Then run: pgkeep sync",
+            )
+        )
     reporter.report(StageEnded(PUBLISHING, f"signed, stored and read back: {manifest.backup}"))

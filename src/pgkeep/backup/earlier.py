@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
 
-from pgkeep.errors import PgkeepError, StoreError
+from pgkeep.errors import PgkeepError
 from pgkeep.model import Contents, Manifest, TableContents
 from pgkeep.repository.hostkeys import HostKeys
 from pgkeep.repository.repository import Repository
@@ -40,7 +40,7 @@ def look_back(
     newest: tuple[Manifest, Repository] | None = None
     base: tuple[Manifest, Repository] | None = None
     for repository in repositories:
-        for manifest in repository.backups(lambda: trusted, database).backups:
+        for manifest in repository.newest_backups(lambda: trusted, database).backups:
             if newest is None or manifest.sequence > newest[0].sequence:
                 newest = manifest, repository
             if manifest.kind.has_data and (base is None or manifest.sequence > base[0].sequence):
@@ -76,23 +76,15 @@ def _contents(
     return contents, ""
 
 
-def whole_tables(
-    contents: Contents, repositories: Sequence[Repository]
-) -> tuple[TableContents, ...]:
-    """The tables whose every object is in every repository, with its size."""
+def whole_tables(contents: Contents, sizes: Mapping[str, int]) -> tuple[TableContents, ...]:
+    """The tables whose every object is among those that may be used again, with its size."""
     return tuple(
         table
         for table in contents.tables
-        if table.key and all(_is_whole(table, repository) for repository in repositories)
-    )
-
-
-def _is_whole(table: TableContents, repository: Repository) -> bool:
-    try:
-        return all(
-            repository.store.size(item.name.path) == item.size_bytes
+        if table.key
+        and all(
+            sizes.get(item.name.path) == item.size_bytes
             for part in table.parts
             for item in part.text.objects
         )
-    except StoreError:
-        return False
+    )

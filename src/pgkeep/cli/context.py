@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import wraps
+from functools import partial, wraps
 from getpass import getpass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -20,7 +20,7 @@ from rich.markup import escape
 
 from pgkeep import config as configuration
 from pgkeep.cli.progress import CliReporter, PlainReporter, QuietReporter, TerminalReporter
-from pgkeep.config import Config
+from pgkeep.config import Config, RepositoryConfig
 from pgkeep.errors import (
     ConfigurationError,
     KeyMissing,
@@ -30,11 +30,13 @@ from pgkeep.errors import (
     PgkeepError,
     UsageError,
 )
-from pgkeep.model import Contents, Manifest
+from pgkeep.model import Contents, Kind, Manifest
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.programs import Programs, choose_client
+from pgkeep.repository.copies import Copies
 from pgkeep.repository.hostkeys import HostKeys
-from pgkeep.repository.repository import Listing, Repository
+from pgkeep.repository.objects import ObjectSource
+from pgkeep.repository.repository import Listing, Repository, merge_listings, open_contents
 from pgkeep.sealing import (
     EpochKey,
     Identity,
@@ -45,11 +47,25 @@ from pgkeep.sealing import (
     open_with,
     read_allowed_signers,
 )
-from pgkeep.stores import open_store
+from pgkeep.stores import Store, open_store
 
 IDENTITY_VARIABLE = "PGKEEP_IDENTITY"
 PASSPHRASE_VARIABLE = "PGKEEP_PASSPHRASE"  # noqa: S105  (its name, not its value)
 SIGNER_COMMENT = "# pgkeep signer: "
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A backup and where its objects may be: the first repository has it and is the nearest."""
+
+    manifest: Manifest
+    repositories: tuple[Repository, ...]
+
+    @property
+    def source(self) -> ObjectSource:
+        """Its objects, from whichever copy gives them."""
+        return ObjectSource([repository.store for repository in self.repositories])
+
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -146,46 +162,81 @@ class Context:
 
     # --- repositories -----------------------------------------------------------------------
 
-    def repository_places(self) -> tuple[tuple[str, str], ...]:
-        """(name, URL) of the repositories to use."""
+    def places(self) -> dict[str, RepositoryConfig]:
+        """The repositories to use, by their names."""
         if self.repository_urls:
-            return tuple((url, url) for url in self.repository_urls)
-        places = tuple((name, item.url) for name, item in self.config.repositories.items())
-        if not places:
+            return {url: RepositoryConfig(url=url) for url in self.repository_urls}
+        if not self.config.repositories:
             raise ConfigurationError(
                 "no repository is configured",
                 hint='Add to the configuration: [repositories.local] url = "file:///backups".',
             )
-        return places
+        return self.config.repositories
+
+    def open_store(self, place: RepositoryConfig) -> Store:
+        """Where a repository is."""
+        return open_store(place.url)
 
     def repositories(self) -> tuple[Repository, ...]:
-        """All repositories, which must exist."""
-        return tuple(
-            Repository.open(name, open_store(url)) for name, url in self.repository_places()
+        """All repositories that can be opened. What is wrong with others is a notice."""
+        stores = {name: self.open_store(place) for name, place in self.places().items()}
+        opened: list[Repository] = []
+        problems: list[PgkeepError] = []
+        for name, store in stores.items():
+            try:
+                opened.append(Repository.open(name, store))
+            except PgkeepError as exc:
+                problems.append(exc)
+        if not opened:
+            raise problems[0]
+        for problem in problems:
+            self.notice(problem)
+        return tuple(opened)
+
+    def copies(self, kind: Kind) -> Copies:
+        """The configured repositories as what a backup of this kind is written to.
+
+        A place that is empty becomes a repository.
+        """
+        places = {name: place for name, place in self.places().items() if kind in place.kinds}
+        if not places:
+            raise ConfigurationError(
+                f"no repository is configured for {kind} backups",
+                hint=f'Add "{kind}" to the kinds of a repository.',
+            )
+        stores = {name: self.open_store(place) for name, place in places.items()}
+        return Copies(
+            {name: partial(self._open_or_create, name, store) for name, store in stores.items()},
+            required=[name for name, place in places.items() if place.required],
         )
+
+    def _open_or_create(self, name: str, store: Store) -> Repository:
+        repository, made = Repository.open_or_create(name, store, now=self.now())
+        if made:
+            self.err.print(f"[green]+[/] made a new repository at {store.url}")
+        return repository
+
+    def notice(self, problem: PgkeepError) -> None:
+        """Tell of something that does not keep this command from its work."""
+        self.err.print(f"[yellow]![/] {escape(problem.message)}")
+        self.needs_attention = True
 
     def listing(self, repository: Repository, database: str | None) -> Listing:
         """What is there, with signatures checked."""
         return repository.backups(lambda: self.trusted(repository), database)
 
-    def find(
-        self, database: str, choose: Callable[[Listing], Manifest]
-    ) -> tuple[Repository, Manifest]:
-        """The first repository that has the backup. What is wrong elsewhere is a notice."""
-        failure: PgkeepError | None = None
-        for repository in self.repositories():
-            listing = self.listing(repository, database)
-            try:
-                chosen = choose(listing)
-            except PgkeepError as exc:
-                failure = failure or exc
-                continue
+    def find(self, database: str, choose: Callable[[Listing], Manifest]) -> Found:
+        """A backup, chosen from those of all repositories. What is wrong in some is a notice."""
+        repositories = sorted(self.repositories(), key=lambda one: not one.store.is_near)
+        listings = [self.listing(repository, database) for repository in repositories]
+        chosen = choose(merge_listings(listings))
+        for listing in listings:
             for problem in listing.problems:
-                self.err.print(f"[yellow]![/] {escape(problem.message)}")
-            self.needs_attention = bool(listing.problems)
-            return repository, chosen
-        assert failure is not None
-        raise failure
+                self.notice(problem)
+        has = [chosen in listing.backups for listing in listings]
+        ordered = [one for one, has_it in zip(repositories, has, strict=True) if has_it]
+        others = [one for one, has_it in zip(repositories, has, strict=True) if not has_it]
+        return Found(chosen, (*ordered, *others))
 
     # --- trust ------------------------------------------------------------------------------
 
@@ -234,8 +285,12 @@ class Context:
             self._identities = tuple(found)
         return self._identities
 
-    def epoch_identity(self, repository: Repository, manifest: Manifest) -> X25519Identity:
+    def epoch_identity(self, found: Found) -> X25519Identity:
         """The key that a backup's objects are sealed to, opened with the operator's."""
+        manifest = found.manifest
+        repositories = found.repositories
+        having = (one for one in repositories if one.has_epoch_key(manifest.epoch))
+        repository = next(having, repositories[0])
         try:
             sealed = repository.sealed_epoch_key(manifest.epoch)
         except ObjectMissing as exc:
@@ -258,13 +313,13 @@ class Context:
             )
         return identity
 
-    def contents(self, repository: Repository, manifest: Manifest) -> Contents:
+    def contents(self, found: Found) -> Contents:
         """A table of contents, by this host's index key or else by the operator's."""
         index = self.keys.existing_index_key()
         if index is not None:
             with suppress(KeyMissing):
-                return repository.contents(manifest, [index])
-        return repository.contents(manifest, [self.epoch_identity(repository, manifest)])
+                return open_contents(found.source, found.manifest, [index])
+        return open_contents(found.source, found.manifest, [self.epoch_identity(found)])
 
 
 def _read(path: Path) -> bytes:

@@ -37,7 +37,6 @@ from pgkeep.postgres.statements import (
 )
 from pgkeep.recovery.load import Sealed
 from pgkeep.recovery.plan import RestorePlan, Scope, plan_restore
-from pgkeep.repository.objects import read_stream
 
 STAGE = "exporting"
 
@@ -127,7 +126,7 @@ def _archive_bytes(request: ExportRequest) -> bytes:
     schema = request.contents.schema
     if schema is None:
         return b""
-    return b"".join(read_stream(request.sealed.repository.store, schema, request.sealed.identities))
+    return b"".join(request.sealed.open(schema))
 
 
 def _definitions(request: ExportRequest, archive: bytes, plan: RestorePlan) -> _Definitions:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pgkeep.errors import DamagedObject, ObjectMissing, PgkeepError, RestoreFailed
 from pgkeep.events import Progressed, Reporter
-from pgkeep.model import LargeObjects, Part, SequenceValue
+from pgkeep.model import LargeObjects, Part, SealedStream, SequenceValue
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.session import BYTES_AS_THEY_ARE, Connection, connect, translated
 from pgkeep.postgres.statements import (
@@ -22,8 +22,7 @@ from pgkeep.postgres.statements import (
 )
 from pgkeep.recovery.digest import RowDigest, RowSum
 from pgkeep.recovery.plan import TableRestore
-from pgkeep.repository.objects import read_stream
-from pgkeep.repository.repository import Repository
+from pgkeep.repository.objects import ObjectSource, read_stream
 from pgkeep.sealing import X25519Identity
 
 STAGE = "restoring"
@@ -33,12 +32,16 @@ STAGE = "restoring"
 class Sealed:
     """Where the backup's objects are, and the key that opens them."""
 
-    repository: Repository
+    source: ObjectSource
     identities: Sequence[X25519Identity]
 
+    def open(self, stream: SealedStream) -> Iterator[bytes]:
+        """The plain bytes of a stream; see `read_stream` about the end."""
+        return read_stream(self.source, stream, self.identities)
+
     def text(self, part: Part) -> Iterator[bytes]:
-        """The COPY text of a part; see `read_stream` about the end."""
-        return read_stream(self.repository.store, part.text, self.identities)
+        """The COPY text of a part."""
+        return self.open(part.text)
 
 
 class TargetSessions:

@@ -25,7 +25,6 @@ from pgkeep.recovery import proof, target
 from pgkeep.recovery.fill import Filled, fill
 from pgkeep.recovery.plan import RestorePlan, Scope, check_scope, plan_restore
 from pgkeep.recovery.request import Lost, RestoreRequest, RestoreResult, Run
-from pgkeep.repository.objects import read_stream
 
 CHECKING, DEFINING, FINISHING = "checking", "defining", "finishing"
 
@@ -95,7 +94,7 @@ def describe_plan(request: RestoreRequest) -> Iterator[str]:
     )
     point = request.contents.point
     yield f"restore backup {request.manifest.backup}, as of {point.taken:%Y-%m-%d %H:%M:%S} UTC"
-    yield f"  from {request.sealed.repository.store.url}"
+    yield f"  from {request.sealed.source.url}"
     yield f"  into {request.target}"
     if scope.schema:
         yield f"1. make {len(plan.before)} definitions (schemas, types, functions, tables)"
@@ -134,9 +133,8 @@ def schema_archive(request: RestoreRequest, scope: Scope) -> bytes:
     schema = request.contents.schema
     if schema is None or not (scope.schema or scope.tables):
         return b""
-    sealed = request.sealed
     try:
-        return b"".join(read_stream(sealed.repository.store, schema, sealed.identities))
+        return b"".join(request.sealed.open(schema))
     except (DamagedObject, ObjectMissing) as exc:
         raise type(exc)(
             f"{exc.message}; it belongs to the definitions of all tables",
@@ -175,13 +173,10 @@ def _check_objects(
 
 
 def _absence(request: RestoreRequest, item: StoredObject) -> str:
-    store = request.sealed.repository.store
     try:
-        size = store.size(item.name.path)
-    except ObjectMissing:
-        return f"object {item.name} is missing from {store.url}"
-    if size != item.size_bytes:
-        return f"object {item.name} in {store.url} has {size} bytes instead of {item.size_bytes}"
+        request.sealed.source.check_presence(item)
+    except (DamagedObject, ObjectMissing) as exc:
+        return exc.message
     return ""
 
 

@@ -1,16 +1,19 @@
-"""Streams of bytes as sealed objects: written once to every store, checked whenever read."""
+"""Streams of bytes as sealed objects: sealed once, checked whenever read, from any copy."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
+from typing import TypeVar
 
 from blake3 import blake3
 
-from pgkeep.errors import DamagedObject, ObjectMissing
+from pgkeep.errors import DamagedObject, ObjectMissing, PgkeepError, StoreError
 from pgkeep.model import ObjectName, SealedStream, StoredObject
 from pgkeep.sealing import Sealer, X25519Identity, X25519Recipient, unseal
 from pgkeep.stores import Bytes, Store
+
+Answer = TypeVar("Answer")
 
 # An object ends at so many plain bytes. Sealed it stays under 40 MiB whatever the data, so one
 # PUT is enough anywhere (the smallest limit met is 50 MB).
@@ -20,21 +23,21 @@ OBJECT_BYTES = 32 << 20
 class StreamWriter:
     """Compresses, seals, names and stores one stream, in memory bounded by one object.
 
-    Each object is written to every store before the next one begins; the last is written when the
-    stream is closed. If the bytes turn out to be those of `known`, a stream that is stored already,
+    `put` is given each object, by its path, before the next one begins; the last when the stream is
+    closed. If the bytes turn out to be those of `known`, a stream that is stored already,
     that one is the result, and a stream of one object is not stored again. Not for several threads.
     """
 
     def __init__(
         self,
-        stores: Sequence[Store],
+        put: Callable[[str, Bytes], None],
         recipients: Sequence[X25519Recipient],
         *,
         level: int,
         known: SealedStream | None = None,
         on_stored: Callable[[int], None] | None = None,
     ) -> None:
-        self._stores = stores
+        self._put = put
         self._recipients = recipients
         self._level = level
         self._known = known
@@ -82,16 +85,66 @@ class StreamWriter:
         self._sealer.close()
         self._sealer = None
         name = ObjectName(sha256(self._sealed).hexdigest())
-        for store in self._stores:
-            store.put(name.path, self._sealed)
+        self._put(name.path, self._sealed)
         self._objects.append(StoredObject(name, len(self._sealed)))
         if self._on_stored is not None:
             self._on_stored(len(self._sealed))
         self._sealed = bytearray()
 
 
-def fetch(store: Store, item: StoredObject) -> bytes:
-    """The sealed bytes of an object, checked against its name."""
+class ObjectSource:
+    """The stores that hold the same objects, nearest first: what one cannot give, the next may.
+
+    A store that fails altogether is asked last from then on, so that it holds nothing up.
+    """
+
+    def __init__(self, stores: Sequence[Store]) -> None:
+        self._stores = tuple(stores)
+
+    @property
+    def url(self) -> str:
+        """Where the nearest store is."""
+        return self._stores[0].url
+
+    def fetch(self, item: StoredObject) -> bytes:
+        """The sealed bytes of an object from the first store that gives the right ones.
+
+        If none does, the error is the first store's that has it, or had it.
+        """
+        return self._first(lambda store: _fetch(store, item))
+
+    def check_presence(self, item: StoredObject) -> None:
+        """An error unless some store has the object, with its size."""
+        self._first(lambda store: _check_size(store, item))
+
+    def _first(self, ask: Callable[[Store], Answer]) -> Answer:
+        errors: list[PgkeepError] = []
+        for store in self._stores:
+            try:
+                return ask(store)
+            except (ObjectMissing, DamagedObject) as exc:
+                errors.append(exc)
+            except StoreError as exc:
+                errors.append(exc)
+                others = [other for other in self._stores if other is not store]
+                self._stores = (*others, store)
+        if not errors:
+            raise ObjectMissing("there is no other copy to take it from")
+        raise next((one for one in errors if isinstance(one, DamagedObject)), errors[0])
+
+
+def _check_size(store: Store, item: StoredObject) -> None:
+    try:
+        found = store.size(item.name.path)
+    except ObjectMissing as exc:
+        raise ObjectMissing(f"object {item.name} is missing from {store.url}") from exc
+    if found != item.size_bytes:
+        raise DamagedObject(
+            f"object {item.name} in {store.url} has {found} bytes instead of {item.size_bytes}"
+        )
+
+
+def _fetch(store: Store, item: StoredObject) -> bytes:
     try:
         data = store.get(item.name.path)
     except ObjectMissing as exc:
@@ -105,12 +158,12 @@ def fetch(store: Store, item: StoredObject) -> bytes:
 
 
 def read_objects(
-    store: Store, objects: Sequence[StoredObject], identities: Sequence[X25519Identity]
+    source: ObjectSource, objects: Sequence[StoredObject], identities: Sequence[X25519Identity]
 ) -> Iterator[bytes]:
     """The plain bytes of objects in order, in pieces."""
     for item in objects:
         try:
-            yield from unseal(fetch(store, item), identities)
+            yield from unseal(source.fetch(item), identities)
         except DamagedObject as exc:
             if item.name in exc.message:
                 raise
@@ -118,14 +171,14 @@ def read_objects(
 
 
 def read_stream(
-    store: Store, stream: SealedStream, identities: Sequence[X25519Identity]
+    source: ObjectSource, stream: SealedStream, identities: Sequence[X25519Identity]
 ) -> Iterator[bytes]:
     """The plain bytes of a stream in pieces; `DamagedObject` at the end if they do not match.
 
     Whoever acts on the pieces must be able to undo that until the iteration has ended.
     """
     digest, size = blake3(), 0
-    for piece in read_objects(store, stream.objects, identities):
+    for piece in read_objects(source, stream.objects, identities):
         digest.update(piece)
         size += len(piece)
         yield piece

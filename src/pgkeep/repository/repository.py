@@ -11,7 +11,7 @@ moment leaves whole backups and nothing else that is visible.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,11 +27,11 @@ from pgkeep.errors import (
     RepositoryUnsupported,
     StoreError,
 )
-from pgkeep.model import FORMAT, RESERVED_FOLDERS, Contents, Kind, Manifest, Tier
+from pgkeep.model import FORMAT, RESERVED_FOLDERS, Contents, Kind, Manifest, StoredObject, Tier
 from pgkeep.repository.hostkeys import Epoch
 from pgkeep.repository.instructions import RESTORE_TEXT
 from pgkeep.repository.manifests import dump_manifest, load_contents, load_manifest
-from pgkeep.repository.objects import read_objects
+from pgkeep.repository.objects import ObjectSource, read_objects
 from pgkeep.sealing import (
     PublicSigner,
     SigningKey,
@@ -45,6 +45,7 @@ from pgkeep.stores import Store
 _DESCRIPTION = "repo.json"
 _RESTORE_TEXT = "RESTORE.txt"
 _SIGNERS = "keys/allowed_signers"
+_NEWEST = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,17 @@ class Listing:
 
     backups: tuple[Manifest, ...]
     problems: tuple[PgkeepError, ...]
+
+
+def merge_listings(listings: Sequence[Listing]) -> Listing:
+    """Each backup once, newest first, whichever repositories have it."""
+    backups = {manifest.backup: manifest for listing in listings for manifest in listing.backups}
+    problems = [problem for listing in listings for problem in listing.problems]
+    return Listing(_newest_first(backups.values()), tuple(problems))
+
+
+def _newest_first(manifests: Iterable[Manifest]) -> tuple[Manifest, ...]:
+    return tuple(sorted(manifests, key=lambda one: (one.started, one.backup), reverse=True))
 
 
 class Repository:
@@ -95,6 +107,11 @@ class Repository:
         store.put(_DESCRIPTION, json.dumps(document).encode() + b"\n")
         return cls(name, store), True
 
+    @property
+    def source(self) -> ObjectSource:
+        """Objects from here alone."""
+        return ObjectSource((self.store,))
+
     def exclusive(self, purpose: str) -> AbstractContextManager[None]:
         """Be the only writer while the block runs."""
         return self.store.exclusive(purpose)
@@ -112,8 +129,12 @@ class Repository:
             self.store.put(_SIGNERS, (known + allowed_signers([signer])).encode())
 
     def publish(self, manifest: Manifest, key: SigningKey) -> None:
-        """Make a backup of objects that are all here; checked before and after."""
-        self.check_presence(manifest)
+        """Make a backup of objects that are all here; checked before and after.
+
+        Objects that were used again may have been deleted since: this is the last look.
+        """
+        if lacking := self.lacks(manifest.all_objects):
+            self.source.check_presence(lacking[0])
         data = dump_manifest(manifest)
         self.store.put(f"{manifest.path}.sig", key.sign(data))
         self.store.put(manifest.path, data)
@@ -123,15 +144,14 @@ class Repository:
                 hint="The backup does not count. Check the disk or the provider.",
             )
 
-    def check_presence(self, manifest: Manifest) -> None:
-        """Every object has to be here with its right size; the first that is not is an error."""
-        for item in manifest.all_objects:
-            found = self.store.size(item.name.path)
-            if found != item.size_bytes:
-                raise DamagedObject(
-                    f"object {item.name} in {self.store.url} has {found} bytes instead of"
-                    f" {item.size_bytes}"
-                )
+    def lacks(self, objects: Sequence[StoredObject]) -> list[StoredObject]:
+        """Those that are not here with their right size."""
+        sizes = self.object_sizes()
+        return [item for item in objects if sizes.get(item.name.path) != item.size_bytes]
+
+    def object_sizes(self) -> dict[str, int]:
+        """The size of each object here by its path, from one listing."""
+        return {file.name: file.size_bytes for file in self.store.list("objects/")}
 
     # --- reading ------------------------------------------------------------------------------
 
@@ -146,29 +166,35 @@ class Repository:
 
         `trusted` is asked once, if there is anything to check; what it raises is raised.
         """
+        return self._listing(list(self._manifest_paths(database)), trusted)
+
+    def newest_backups(
+        self, trusted: Callable[[], Sequence[PublicSigner]], database: str
+    ) -> Listing:
+        """The last few, by their ids: enough to go on from, however many there are."""
+        paths = sorted(self._manifest_paths(database), key=lambda path: path.split("/")[-2])
+        return self._listing(paths[-_NEWEST:], trusted)
+
+    def _listing(
+        self, paths: Sequence[str], trusted: Callable[[], Sequence[PublicSigner]]
+    ) -> Listing:
         found: list[Manifest] = []
         problems: list[PgkeepError] = []
-        paths = list(self._manifest_paths(database))
         signers = trusted() if paths else ()
         for path in paths:
             try:
                 found.append(self._checked_manifest(path, signers))
             except PgkeepError as exc:
                 problems.append(exc)
-        found.sort(key=lambda manifest: (manifest.started, manifest.backup), reverse=True)
-        return Listing(tuple(found), tuple(problems))
+        return Listing(_newest_first(found), tuple(problems))
 
     def contents(self, manifest: Manifest, identities: Sequence[X25519Identity]) -> Contents:
-        """The sealed table of contents of a backup."""
-        name = f"the table of contents of {manifest.backup}"
-        try:
-            data = b"".join(read_objects(self.store, manifest.contents, identities))
-        except (DamagedObject, ObjectMissing) as exc:
-            raise type(exc)(f"{exc.message}; it is {name}") from exc
-        contents = load_contents(data, name=name)
-        if contents.backup != manifest.backup:
-            raise NotAuthentic(f"{name} belongs to backup {contents.backup}")
-        return contents
+        """The sealed table of contents of a backup, from here alone."""
+        return open_contents(self.source, manifest, identities)
+
+    def has_epoch_key(self, epoch: str) -> bool:
+        """Whether the sealed private half of an epoch is here."""
+        return not self._missing(f"keys/{epoch}.age")
 
     def sealed_epoch_key(self, epoch: str) -> bytes:
         """The sealed private half of an epoch."""
@@ -211,6 +237,21 @@ class Repository:
         with suppress(ObjectMissing):
             return self.store.get(_SIGNERS).decode("utf-8", "replace")
         return ""
+
+
+def open_contents(
+    source: ObjectSource, manifest: Manifest, identities: Sequence[X25519Identity]
+) -> Contents:
+    """The sealed table of contents of a backup."""
+    name = f"the table of contents of {manifest.backup}"
+    try:
+        data = b"".join(read_objects(source, manifest.contents, identities))
+    except (DamagedObject, ObjectMissing) as exc:
+        raise type(exc)(f"{exc.message}; it is {name}") from exc
+    contents = load_contents(data, name=name)
+    if contents.backup != manifest.backup:
+        raise NotAuthentic(f"{name} belongs to backup {contents.backup}")
+    return contents
 
 
 def choose_backup(

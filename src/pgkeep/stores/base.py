@@ -30,6 +30,10 @@ class Store(Protocol):
     def url(self) -> str:
         """Where this is, without any secret."""
 
+    @property
+    def is_near(self) -> bool:
+        """Whether it is on this machine: cheaper to read from than any other."""
+
     def put(self, name: str, data: Bytes) -> None:
         """Keep `data` under `name`, durably, or raise. Never visible in part under its name.
 

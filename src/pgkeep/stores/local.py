@@ -41,6 +41,10 @@ class LocalStore:
     def url(self) -> str:
         return f"file://{self._root}"
 
+    @property
+    def is_near(self) -> bool:
+        return True
+
     def put(self, name: str, data: Bytes) -> None:
         path = self._path(name)
         temporary = self._root / _TEMPORARY / secrets.token_hex(16)

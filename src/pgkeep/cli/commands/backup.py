@@ -13,8 +13,6 @@ from pgkeep.cli.context import Context, command_options
 from pgkeep.cli.documents import backup_document, not_kept_documents
 from pgkeep.errors import ConfigurationError, ExitCode
 from pgkeep.model import Kind, Tier
-from pgkeep.repository.repository import Repository
-from pgkeep.stores import open_store
 
 
 @click.command("backup")
@@ -48,13 +46,13 @@ def backup(
     chosen = Kind(kind)
     filed = Tier(tier) if tier else Tier.SCHEMA if chosen is Kind.SCHEMA else Tier.MANUAL
     with context.reporter() as reporter:
-        repositories = [] if dry_run else _open_repositories(context)
+        _check_recipients(context)
         request = BackupRequest(
             database=database,
             address=context.address(database),
             kind=chosen,
             tier=filed,
-            repositories=repositories,
+            copies=context.copies(chosen),
             recipients=context.config.encryption.recipients,
             keys=context.keys,
             choose_client=context.choose_client,
@@ -73,24 +71,16 @@ def backup(
     else:
         _show(context, result)
     attention = any(item.needs_attention for item in result.contents.not_kept)
-    attention = attention or bool(result.differing)
+    attention = attention or bool(result.differing or result.behind)
     return ExitCode.ATTENTION if attention else ExitCode.DONE
 
 
-def _open_repositories(context: Context) -> list[Repository]:
-    """The configured repositories; a place that is empty becomes one."""
+def _check_recipients(context: Context) -> None:
     if not context.config.encryption.recipients:
         raise ConfigurationError(
             "no recipient is configured, so nobody could open a backup",
             hint="Run pgkeep init, or set encryption.recipients to a public key (age1...).",
         )
-    opened = []
-    for name, url in context.repository_places():
-        repository, made = Repository.open_or_create(name, open_store(url), now=context.now())
-        if made:
-            context.err.print(f"[green]+[/] made a new repository at {url}")
-        opened.append(repository)
-    return opened
 
 
 def _document(result: BackupResult) -> dict[str, object]:
@@ -98,6 +88,9 @@ def _document(result: BackupResult) -> dict[str, object]:
         **backup_document(result.manifest),
         "not_kept": not_kept_documents(result.contents.not_kept),
         "differing": [str(name) for name in result.differing],
+        "behind": [
+            {"repository": copy.name, "problem": copy.problem.message} for copy in result.behind
+        ],
     }
 
 

@@ -14,7 +14,7 @@ from pgkeep.errors import ExitCode
 from pgkeep.recovery.export import ExportRequest, export, write_sql
 from pgkeep.recovery.load import Sealed
 from pgkeep.recovery.plan import Scope, check_scope, parse_table_name
-from pgkeep.repository.repository import choose_backup
+from pgkeep.repository.repository import choose_backup, open_contents
 
 
 @click.command("export")
@@ -50,15 +50,16 @@ def export_command(
         data=not schema_only,
         tables=tuple(parse_table_name(text) for text in tables),
     )
-    repository, manifest = context.find(
+    found = context.find(
         database,
-        lambda found: choose_backup(found, backup, database=database, kinds=kinds_for(scope)),
+        lambda listing: choose_backup(listing, backup, database=database, kinds=kinds_for(scope)),
     )
-    identity = context.epoch_identity(repository, manifest)
-    contents = repository.contents(manifest, [identity])
+    manifest = found.manifest
+    identity = context.epoch_identity(found)
+    contents = open_contents(found.source, manifest, [identity])
     request = ExportRequest(
         contents=contents,
-        sealed=Sealed(repository, [identity]),
+        sealed=Sealed(found.source, [identity]),
         programs=context.choose_client(
             int(contents.point.server_version.split(".")[0]), need_tls=False
         ),

@@ -17,7 +17,7 @@ from pgkeep.recovery.load import Sealed
 from pgkeep.recovery.plan import Scope, check_scope, parse_table_name
 from pgkeep.recovery.request import RestoreRequest, RestoreResult
 from pgkeep.recovery.restore import describe_plan, raise_unless_proven, restore
-from pgkeep.repository.repository import choose_backup
+from pgkeep.repository.repository import choose_backup, open_contents
 
 
 def kinds_for(scope: Scope) -> set[Kind]:
@@ -99,16 +99,17 @@ def restore_command(
         tables=tuple(parse_table_name(text) for text in tables),
         into_schema=into_schema,
     )
-    repository, manifest = context.find(
+    found = context.find(
         database,
-        lambda found: choose_backup(found, backup, database=database, kinds=kinds_for(scope)),
+        lambda listing: choose_backup(listing, backup, database=database, kinds=kinds_for(scope)),
     )
+    manifest = found.manifest
     check_scope(scope, manifest.kind)
-    identity = context.epoch_identity(repository, manifest)
+    identity = context.epoch_identity(found)
     request = RestoreRequest(
         manifest=manifest,
-        contents=repository.contents(manifest, [identity]),
-        sealed=Sealed(repository, [identity]),
+        contents=open_contents(found.source, manifest, [identity]),
+        sealed=Sealed(found.source, [identity]),
         target=_target(context, target),
         scope=scope,
         choose_client=context.choose_client,

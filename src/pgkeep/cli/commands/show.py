@@ -20,10 +20,11 @@ from pgkeep.repository.repository import Repository, choose_backup
 @command_options(repository=True, identity=True)
 def show(context: Context, database: str, backup: str | None) -> ExitCode:
     """Show what a BACKUP (by default the newest) of DATABASE holds, and what it does not."""
-    repository, manifest = context.find(
-        database, lambda found: choose_backup(found, backup, database=database, kinds=set(Kind))
+    found = context.find(
+        database, lambda listing: choose_backup(listing, backup, database=database, kinds=set(Kind))
     )
-    contents = context.contents(repository, manifest)
+    manifest, repository = found.manifest, found.repositories[0]
+    contents = context.contents(found)
     if context.as_json:
         context.answer(_document(manifest, contents))
     else:

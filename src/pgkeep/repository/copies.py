@@ -1,0 +1,234 @@
+"""Several repositories written side by side: sealed once, the same bytes in each.
+
+One that fails or cannot keep pace falls *behind*: the others go on without it, and what it lacks
+is copied from a sibling afterwards. Only one that is `required` ends the work.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeVar
+
+from pgkeep.errors import DamagedObject, PgkeepError, StoreError
+from pgkeep.model import Manifest, StoredObject
+from pgkeep.repository.condemned import condemned_paths, refuse_doomed
+from pgkeep.repository.hostkeys import Epoch
+from pgkeep.repository.objects import ObjectSource
+from pgkeep.repository.repository import Repository
+from pgkeep.sealing import PublicSigner, SigningKey
+from pgkeep.stores import Bytes
+
+# What may wait for one repository: a few objects of 32 MiB, and so many are on their way at once.
+_QUEUE_BYTES = 96 << 20
+_TRANSFERS = 4
+# How long the others wait, once in a backup, for one that is not required to take an object.
+_PATIENCE_SECONDS = 10.0
+_STALL_SECONDS = 300.0
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """A repository that has not got a backup, and why."""
+
+    name: str
+    problem: PgkeepError
+
+
+class Copies:
+    """The repositories of one backup. Nothing here opens what is sealed.
+
+    `open` is called for each name when the block begins. Methods that write may be called from
+    several threads.
+    """
+
+    def __init__(
+        self,
+        openers: dict[str, Callable[[], Repository]],
+        *,
+        required: Iterable[str] = (),
+        patience_seconds: float = _PATIENCE_SECONDS,
+    ) -> None:
+        self._openers = openers
+        self._required = frozenset(required)
+        self._patience = patience_seconds
+        self._lanes: dict[str, _Lane] = {}
+        self._behind: dict[str, PgkeepError] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def behind(self) -> tuple[Behind, ...]:
+        """Those that fell behind, and why."""
+        return tuple(Behind(name, problem) for name, problem in self._behind.items())
+
+    @property
+    def healthy(self) -> tuple[Repository, ...]:
+        """Those that have kept up so far."""
+        return tuple(lane.repository for lane in self._healthy())
+
+    @contextmanager
+    def writing(self, purpose: str) -> Iterator[None]:
+        """Open and lock all of them; in the end wait for nothing that is under way."""
+        with ExitStack() as stack:
+            for name, open_repository in self._openers.items():
+                with self._falling_behind(name):
+                    repository = open_repository()
+                    stack.enter_context(repository.exclusive(purpose))
+                    lane = _Lane(repository, self._patience, alone=len(self._openers) == 1)
+                    stack.callback(lane.close)
+                    self._lanes[name] = lane
+            yield
+
+    def prepare(self, epoch: Epoch, signer: PublicSigner) -> None:
+        """See `Repository.prepare`."""
+        for lane in self._healthy():
+            with self._falling_behind(lane.name):
+                lane.repository.prepare(epoch, signer)
+
+    def put(self, path: str, data: Bytes) -> None:
+        """Hand an object to every repository. `data` must not be changed afterwards."""
+        taken = False
+        for lane in self._healthy():
+            with self._falling_behind(lane.name):
+                taken |= lane.offer(path, data, patient=lane.name in self._required)
+        while not taken:  # all are slow: the first one left sets the pace
+            (lane, *_) = self._healthy()
+            with self._falling_behind(lane.name):
+                taken = lane.offer(path, data, patient=True)
+
+    def publish(self, manifest: Manifest, key: SigningKey, now: datetime) -> None:
+        """Make the backup in each, as soon as it has every object.
+
+        What one lacks, since it was slow or behind before, is copied from the others in the end.
+        """
+        later: list[tuple[_Lane, list[StoredObject]]] = []
+        for lane in sorted(self._healthy(), key=lambda lane: lane.waiting_bytes):
+            with self._falling_behind(lane.name):
+                lane.settle()
+                refuse_doomed(lane.repository, manifest, now)
+                if lacking := lane.repository.lacks(manifest.all_objects):
+                    later.append((lane, lacking))
+                else:
+                    lane.repository.publish(manifest, key)
+        for lane, lacking in later:
+            others = [other.store for other in self.healthy if other is not lane.repository]
+            with self._falling_behind(lane.name):
+                copy_objects(lacking, ObjectSource(others), lane.repository)
+                lane.repository.publish(manifest, key)
+
+    def reusable(self) -> Mapping[str, int]:
+        """Objects that some repository has and none will delete: their sizes by path."""
+        found: dict[str, int] = {}
+        condemned: set[str] = set()
+        for lane in self._healthy():
+            with self._falling_behind(lane.name):
+                found |= lane.repository.object_sizes()
+                condemned |= condemned_paths(lane.repository)
+        return {path: size for path, size in found.items() if path not in condemned}
+
+    def _healthy(self) -> list[_Lane]:
+        return [lane for name, lane in self._lanes.items() if name not in self._behind]
+
+    @contextmanager
+    def _falling_behind(self, name: str) -> Iterator[None]:
+        """Go on without a repository that fails, if it is not required and others are left."""
+        try:
+            yield
+        except (StoreError, DamagedObject) as exc:
+            with self._lock:
+                self._behind.setdefault(name, exc)
+                left = self._openers.keys() - self._behind.keys()
+            if name in self._required or not left:
+                raise
+
+
+class _Lane:
+    """The way to one repository: objects wait in it, within bounds, and travel several at once."""
+
+    def __init__(self, repository: Repository, patience_seconds: float, *, alone: bool) -> None:
+        self.repository = repository
+        self._patience = patience_seconds
+        self._executor = None if alone else ThreadPoolExecutor(_TRANSFERS, "pgkeep-store")
+        self._changed = threading.Condition()
+        self._waiting_bytes = 0
+        self._error: PgkeepError | None = None
+        self._closed = False
+
+    @property
+    def name(self) -> str:
+        return self.repository.name
+
+    def offer(self, path: str, data: Bytes, *, patient: bool) -> bool:
+        """Take an object to be stored, or not, if there is no room and no more patience."""
+        if self._executor is None:
+            self.repository.store.put(path, data)
+            return True
+        with self._changed:
+            patience = None if patient else self._patience
+            if not self._changed.wait_for(lambda: self._has_room(len(data)), patience):
+                self._patience = 0  # the others have waited once
+                return False
+            self._raise_error()
+            self._waiting_bytes += len(data)
+        self._executor.submit(self._store, path, data)
+        return True
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What was taken and is not stored yet."""
+        return self._waiting_bytes
+
+    def settle(self) -> None:
+        """Wait until nothing is under way, for as long as something moves."""
+        with self._changed:
+            while left := self._waiting_bytes:
+                moved = self._changed.wait_for(lambda: self._waiting_bytes != left, _STALL_SECONDS)
+                self._raise_error()
+                if not moved:
+                    raise StoreError(f"{self.repository.store.url} has stalled")
+            self._raise_error()
+
+    def close(self) -> None:
+        """Begin nothing more. What is on its way just now may still arrive."""
+        self._closed = True
+        if self._executor is not None:
+            self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _has_room(self, size_bytes: int) -> bool:
+        fits = self._waiting_bytes + size_bytes <= _QUEUE_BYTES
+        return fits or not self._waiting_bytes or self._error is not None
+
+    def _store(self, path: str, data: Bytes) -> None:
+        error: PgkeepError | None = None
+        try:
+            if self._error is None and not self._closed:
+                self.repository.store.put(path, data)
+        except PgkeepError as exc:
+            error = exc
+        with self._changed:
+            self._waiting_bytes -= len(data)
+            self._error = self._error or error
+            self._changed.notify_all()
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+
+def copy_objects(items: Sequence[StoredObject], source: ObjectSource, target: Repository) -> int:
+    """Store objects that others have, each checked against its name; how many bytes."""
+    if not items:
+        return 0
+
+    def copy(item: StoredObject) -> int:
+        target.store.put(item.name.path, source.fetch(item))
+        return item.size_bytes
+
+    with ThreadPoolExecutor(_TRANSFERS, "pgkeep-copy") as executor:
+        return sum(executor.map(copy, items))
