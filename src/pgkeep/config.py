@@ -226,7 +226,7 @@ def parse(document: dict[str, Any], *, origin: Path | None = None) -> Config:
     except ValidationError as exc:
         raise ConfigurationError(
             f"the configuration {str(origin)!r} is not right: {_first_problem(exc)}",
-            hint="docs/configuration.md lists every setting.",
+            hint="docs/reference.md lists every setting.",
         ) from exc
     if reserved := RESERVED_FOLDERS.intersection(config.databases):
         raise ConfigurationError(

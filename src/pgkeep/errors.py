@@ -51,7 +51,7 @@ class ConfigurationError(PgkeepError):
 
     code = "E002"
     exit_code = ExitCode.USAGE
-    usual_hint = "docs/configuration.md lists every setting."
+    usual_hint = "docs/reference.md lists every setting."
 
 
 class ProgramMissing(PgkeepError):

@@ -117,6 +117,18 @@ ODD_DATABASES: dict[str, tuple[str, ...]] = {
         " (START 100 INCREMENT 7), twice integer GENERATED ALWAYS AS (a * 2) STORED)",
         "INSERT INTO counted (a) SELECT generate_series(1, 10)",
     ),
+    "event triggers that act and forbid": (
+        "CREATE TABLE guarded (a integer PRIMARY KEY)",
+        "INSERT INTO guarded VALUES (1)",
+        "CREATE TABLE ddl_log (tag text)",
+        "CREATE MATERIALIZED VIEW counted AS SELECT count(*) FROM guarded",
+        "CREATE FUNCTION note() RETURNS event_trigger LANGUAGE plpgsql AS"
+        " 'BEGIN INSERT INTO public.ddl_log VALUES (tg_tag); END'",
+        "CREATE FUNCTION forbid() RETURNS event_trigger LANGUAGE plpgsql AS"
+        " 'BEGIN RAISE EXCEPTION ''no DDL here: %'', tg_tag; END'",
+        "CREATE EVENT TRIGGER note ON ddl_command_end EXECUTE FUNCTION note()",
+        "CREATE EVENT TRIGGER forbid ON ddl_command_start EXECUTE FUNCTION forbid()",
+    ),
     "many large objects": (
         "SELECT count(lo_from_bytea(0, convert_to(repeat(n::text, n % 3000), 'UTF8')))"
         " FROM generate_series(1, 4500) AS n",
@@ -347,3 +359,34 @@ def test_bytes_of_no_encoding_come_back_as_they_were(
     assert row == (b"fffe41",)
     for name in ("ascii", "ascii_restored"):
         server.drop_database(name)
+
+
+def test_hash_partitions_by_types_made_of_enums_come_back(
+    workbench: Workbench, new_database: Callable[[], str]
+) -> None:
+    """An enum hashes by the ids of its values, which are others in the target."""
+    source, target = new_database(), new_database()
+    load_statements(
+        source,
+        (
+            "CREATE TYPE e AS ENUM ('a', 'b', 'c', 'd', 'e')",
+            "CREATE TABLE ha (k e[], i integer) PARTITION BY HASH (k)",
+            "CREATE TABLE ha0 PARTITION OF ha FOR VALUES WITH (MODULUS 3, REMAINDER 0)",
+            "CREATE TABLE ha1 PARTITION OF ha FOR VALUES WITH (MODULUS 3, REMAINDER 1)",
+            "CREATE TABLE ha2 PARTITION OF ha FOR VALUES WITH (MODULUS 3, REMAINDER 2)",
+            "INSERT INTO ha SELECT ARRAY[v, v], g FROM generate_series(1, 50) g,"
+            " unnest(enum_range(NULL::e)) v",
+            "CREATE TYPE c AS (x integer, e e)",
+            "CREATE TABLE hc (k c, i integer) PARTITION BY HASH (k)",
+            "CREATE TABLE hc0 PARTITION OF hc FOR VALUES WITH (MODULUS 2, REMAINDER 0)",
+            "CREATE TABLE hc1 PARTITION OF hc FOR VALUES WITH (MODULUS 2, REMAINDER 1)",
+            "INSERT INTO hc SELECT ROW(g, v)::c, g FROM generate_series(1, 50) g,"
+            " unnest(enum_range(NULL::e)) v",
+        ),
+    )
+    workbench.init(source)
+    workbench.pgkeep("backup", "shop")
+    restored = workbench.pgkeep("restore", "shop", "--target", target, "--json").document
+    assert isinstance(restored, dict)
+    assert restored["proven"]
+    assert restored["rows"] == 500

@@ -61,6 +61,11 @@ class Entry:
     relkind: str
     dependencies: tuple[int, ...]
 
+    @property
+    def is_event_trigger(self) -> bool:
+        """An event trigger, or something said of one."""
+        return self.kind == "EVENT TRIGGER" or self.tag.startswith("EVENT TRIGGER ")
+
 
 @dataclass(frozen=True, slots=True)
 class Archive:

@@ -75,7 +75,8 @@ _LOAD_ROOT: LiteralString = """
             JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = x.relid
             JOIN pg_catalog.pg_opclass o ON o.oid = ANY (p.partclass)
             JOIN pg_catalog.pg_am m ON m.oid = o.opcmethod
-           WHERE o.opcname = 'enum_ops' AND m.amname = 'hash'
+           WHERE o.opcname IN ('enum_ops', 'array_ops', 'record_ops', 'range_ops',
+                                'multirange_ops') AND m.amname = 'hash'
              AND o.opcnamespace = 'pg_catalog'::pg_catalog.regnamespace))
 """
 

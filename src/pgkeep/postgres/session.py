@@ -37,6 +37,10 @@ OLDEST_MAJOR = 14
 SESSION_SETTINGS = (
     "SET statement_timeout = 0",
     "SET idle_in_transaction_session_timeout = 0",
+    "SET idle_session_timeout = 0",
+    # PostgreSQL 17 has one for whole transactions as well.
+    "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings"
+    " WHERE name = 'transaction_timeout'",
     "SET jit = off",  # scans of everything look costly to the planner, and gain nothing by it
     "SET client_encoding = 'UTF8'",
     "SET client_min_messages = 'error'",

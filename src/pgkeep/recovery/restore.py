@@ -262,10 +262,13 @@ def _finish(run: Run, filled: Filled) -> tuple[Lost, ...]:
     Returns what could not be made since rows that it needs are lost.
     """
     run.reporter.report(StageBegan(FINISHING))
+    # Event triggers come last of all: they would act on (or forbid) what is still to be done.
     late = _not_there_yet(run, run.plan.after)
-    lost = tuple(_make_what_can_be(run, late)) if filled.lost else ()
+    guards = [entry for entry in late if entry.is_event_trigger]
+    rest_of_them = [entry for entry in late if not entry.is_event_trigger]
+    lost = tuple(_make_what_can_be(run, rest_of_them)) if filled.lost else ()
     if not filled.lost:
-        _run_entries(run, late)
+        _run_entries(run, rest_of_them)
     for view in run.plan.matviews:
         run.connection.execute(refresh(view).encode())
     if run.plan.whole and run.request.privileges:
@@ -275,6 +278,7 @@ def _finish(run: Run, filled: Filled) -> tuple[Lost, ...]:
     rest = [table.name.sql for table in run.plan.tables if table.name not in filled.analyzed]
     for start in range(0, len(rest), 500):
         run.connection.execute(f"ANALYZE {', '.join(rest[start : start + 500])}".encode())
+    _run_entries(run, guards)
     run.reporter.report(
         StageEnded(
             FINISHING, f"{len(run.plan.after)} definitions, {len(run.plan.matviews)} views filled"
