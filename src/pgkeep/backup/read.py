@@ -8,6 +8,7 @@ other threads run, and in the readers' own processes; docs/decisions.md has the 
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, wait
@@ -18,9 +19,12 @@ from typing import Any
 from pgkeep.backup.plan import BackupPlan, PartRead
 from pgkeep.backup.source import Source
 from pgkeep.errors import (
+    ConnectionFailed,
     ConnectionLost,
     CountMismatch,
+    DatabaseError,
     PermissionMissing,
+    PgkeepError,
     ProgramFailed,
     SnapshotHeldTooLong,
 )
@@ -239,12 +243,15 @@ class _Work:
 
     def _new_reader(self) -> CopyReader:
         connecting = self._options.connecting
-        return CopyReader(
-            connecting.programs,
-            connecting.address,
-            snapshot=self._source.snapshot,
-            lock_timeout_seconds=connecting.lock_timeout_seconds,
-        )
+        try:
+            return CopyReader(
+                connecting.programs,
+                connecting.address,
+                snapshot=self._source.snapshot,
+                lock_timeout_seconds=connecting.lock_timeout_seconds,
+            )
+        except (ConnectionFailed, DatabaseError) as exc:
+            raise _lost_since(exc, connecting.address) from exc
 
     def _parts_of(self, table: catalog.Relation) -> list[_Progress]:
         return self._by_table.get(table.name, [])
@@ -332,6 +339,20 @@ class _Work:
             bytes_read=sum(part.text.plain_bytes for part in read),
             differing=tuple(self._differing),
         )
+
+
+def _lost_since(error: PgkeepError, address: Address) -> PgkeepError:
+    """A server that was there a moment ago, or a snapshot whose holder was ended, is lost."""
+    if type(error) is ConnectionFailed and not re.search("too many|slots", error.message):
+        reason = error.message
+    elif type(error) is DatabaseError and "snapshot" in error.message:
+        reason = "the session that holds the snapshot has ended"
+    else:
+        return error
+    return ConnectionLost(
+        f"the connection to {address} was lost: {reason}",
+        hint="Run the same command again; nothing that was stored is lost.",
+    )
 
 
 def _sample(parts: Sequence[_Progress], share: float) -> list[_Progress]:
