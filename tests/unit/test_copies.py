@@ -105,6 +105,15 @@ def test_if_all_fail_the_backup_fails() -> None:
         write(shelf)
 
 
+def test_every_thread_is_told_that_the_last_one_failed() -> None:
+    shelf = Shelf("a")
+    shelf.stores["a"].fail("put", StoreFull("full"), match="objects/*")
+    with shelf.copies.writing("test"):
+        for _ in range(2):
+            with pytest.raises(StoreFull):
+                put_some(shelf, 1)
+
+
 def test_a_slow_one_stalls_nobody_and_gets_what_it_lacks_from_a_sibling(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -98,7 +98,9 @@ class Copies:
             with self._falling_behind(lane.name):
                 taken |= lane.offer(path, data, patient=lane.name in self._required)
         while not taken:  # all are slow: the first one left sets the pace
-            (lane, *_) = self._healthy()
+            lane = next(iter(self._healthy()), None)
+            if lane is None:  # another thread has met what befell the last one
+                raise next(iter(self._behind.values()))
             with self._falling_behind(lane.name):
                 taken = lane.offer(path, data, patient=True)
 
