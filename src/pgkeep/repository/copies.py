@@ -98,11 +98,11 @@ class Copies:
             with self._falling_behind(lane.name):
                 taken |= lane.offer(path, data, patient=lane.name in self._required)
         while not taken:  # all are slow: the first one left sets the pace
-            lane = next(iter(self._healthy()), None)
-            if lane is None:  # another thread has met what befell the last one
+            left = self._healthy()
+            if not left:  # another thread has met what befell the last one
                 raise next(iter(self._behind.values()))
-            with self._falling_behind(lane.name):
-                taken = lane.offer(path, data, patient=True)
+            with self._falling_behind(left[0].name):
+                taken = left[0].offer(path, data, patient=True)
 
     def publish(self, manifest: Manifest, key: SigningKey, now: datetime) -> None:
         """Make the backup in each, as soon as it has every object.
