@@ -962,3 +962,18 @@ EDGE_DATABASES: dict[str, tuple[str, ...]] = {
     "enum hash partitions": _enum_hash_partitions(),
     "large objects": _large_objects(),
 }
+
+
+# They act on what comes after them, or forbid it: a restore makes them last of all.
+EVENT_TRIGGERS: tuple[str, ...] = (
+    "CREATE TABLE guarded (a integer PRIMARY KEY)",
+    "INSERT INTO guarded VALUES (1)",
+    "CREATE TABLE ddl_log (tag text)",
+    "CREATE MATERIALIZED VIEW counted AS SELECT count(*) FROM guarded",
+    "CREATE FUNCTION note() RETURNS event_trigger LANGUAGE plpgsql AS"
+    " 'BEGIN INSERT INTO public.ddl_log VALUES (tg_tag); END'",
+    "CREATE FUNCTION forbid() RETURNS event_trigger LANGUAGE plpgsql AS"
+    " 'BEGIN RAISE EXCEPTION ''no DDL here: %'', tg_tag; END'",
+    "CREATE EVENT TRIGGER note ON ddl_command_end EXECUTE FUNCTION note()",
+    "CREATE EVENT TRIGGER forbid ON ddl_command_start EXECUTE FUNCTION forbid()",
+)

@@ -16,7 +16,7 @@ import pytest
 from comparison import assert_same, databases, load_statements, take_picture, value
 from conftest import Workbench
 from pgkeep.postgres.server import ScratchServer
-from schemas import EDGE_DATABASES
+from schemas import EDGE_DATABASES, EVENT_TRIGGERS
 
 HUNDRED_MB = 100 * 1000 * 1000
 
@@ -117,18 +117,7 @@ ODD_DATABASES: dict[str, tuple[str, ...]] = {
         " (START 100 INCREMENT 7), twice integer GENERATED ALWAYS AS (a * 2) STORED)",
         "INSERT INTO counted (a) SELECT generate_series(1, 10)",
     ),
-    "event triggers that act and forbid": (
-        "CREATE TABLE guarded (a integer PRIMARY KEY)",
-        "INSERT INTO guarded VALUES (1)",
-        "CREATE TABLE ddl_log (tag text)",
-        "CREATE MATERIALIZED VIEW counted AS SELECT count(*) FROM guarded",
-        "CREATE FUNCTION note() RETURNS event_trigger LANGUAGE plpgsql AS"
-        " 'BEGIN INSERT INTO public.ddl_log VALUES (tg_tag); END'",
-        "CREATE FUNCTION forbid() RETURNS event_trigger LANGUAGE plpgsql AS"
-        " 'BEGIN RAISE EXCEPTION ''no DDL here: %'', tg_tag; END'",
-        "CREATE EVENT TRIGGER note ON ddl_command_end EXECUTE FUNCTION note()",
-        "CREATE EVENT TRIGGER forbid ON ddl_command_start EXECUTE FUNCTION forbid()",
-    ),
+    "event triggers that act and forbid": EVENT_TRIGGERS,
     "many large objects": (
         "SELECT count(lo_from_bytea(0, convert_to(repeat(n::text, n % 3000), 'UTF8')))"
         " FROM generate_series(1, 4500) AS n",

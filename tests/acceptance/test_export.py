@@ -24,7 +24,7 @@ from conftest import Workbench
 from pgkeep.demo import story
 from pgkeep.postgres.programs import choose_client
 from pgkeep.postgres.server import ScratchServer
-from schemas import EDGE_DATABASES
+from schemas import EDGE_DATABASES, EVENT_TRIGGERS
 
 GUIDES_FLAGS = ("--clean", "--no-owner", "--no-privileges")
 DUMP_FLAGS = ("--no-owner", "--no-privileges")
@@ -184,6 +184,24 @@ def test_an_edge_database_comes_back_through_psql(
     workbench.pgkeep("export", "shop", "-o", str(script))
     psql(target, script)
     assert_same(take_picture(source), take_picture(target))
+
+
+@pytest.mark.parametrize("flags", [(), ("--clean",)])
+def test_event_triggers_come_after_all_that_they_would_act_on(
+    workbench: Workbench,
+    new_database: Callable[[], str],
+    target: str,
+    tmp_path: Path,
+    flags: tuple[str, ...],
+) -> None:
+    source, script = new_database(), tmp_path / "guarded.sql"
+    load_statements(source, EVENT_TRIGGERS)
+    workbench.init(source)
+    workbench.pgkeep("backup", "shop")
+    workbench.pgkeep("export", "shop", "-o", str(script), *flags)
+    for _ in range(1 + len(flags)):  # a clean one also over what is there
+        psql(target, script)
+        assert_same(take_picture(source), take_picture(target))
 
 
 def test_rows_partitioned_by_an_enums_hash_come_back_through_psql(

@@ -95,6 +95,7 @@ def write_sql(request: ExportRequest, sink: Sink, reporter: Reporter) -> int:
     sink.write(definitions.after)
     for name in plan.matviews:
         sink.write(f"{refresh(name)};\n".encode())
+    sink.write(definitions.guards)
     sink.write(definitions.end)
     sink.write(b"\n-- pgkeep: complete\n")
     reporter.report(StageEnded(STAGE, f"{plan.rows:,} rows in {len(plan.tables)} tables"))
@@ -115,10 +116,14 @@ def _heading(request: ExportRequest) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Definitions:
-    """SQL before the rows, after them, and what ends psql's restricted mode, if it is on."""
+    """SQL before the rows, after them, and what ends psql's restricted mode, if it is on.
+
+    `guards` are the event triggers, which would act on what comes after them, or forbid it.
+    """
 
     before: bytes = b""
     after: bytes = b""
+    guards: bytes = b""
     end: bytes = b""
 
 
@@ -136,16 +141,21 @@ def _definitions(request: ExportRequest, archive: bytes, plan: RestorePlan) -> _
     late |= {entry.dump_id for table in plan.tables for entry in table.indexes}
     entries = read_archive(archive).entries
     before = [entry for entry in entries if entry in plan.before]
-    after = [entry for entry in entries if entry.dump_id in late]
-    last = _script(request, archive, after)
+    after = [entry for entry in entries if entry.dump_id in late and not entry.is_event_trigger]
+    guards = [entry for entry in entries if entry.dump_id in late and entry.is_event_trigger]
+    last, final = _script(request, archive, after).body, _script(request, archive, guards).body
     if not request.clean:
         first = _script(request, archive, before)
-        return _Definitions(first.restrict + first.body, last.body, first.unrestrict)
+        return _Definitions(first.restrict + first.body, last, final, first.unrestrict)
     # With --clean, pg_restore drops everything before it makes anything, so it has to be asked
     # for all at once; what it writes for the late entries alone is how that script ends.
-    whole = _script(request, archive, entries=[*before, *after], clean=True)
-    cut = len(whole.body) - _common_ending(whole.body, last.body)
-    return _Definitions(whole.restrict + whole.body[:cut], whole.body[cut:], whole.unrestrict)
+    whole = _script(request, archive, entries=[*before, *after, *guards], clean=True)
+    body, end = whole.body, len(whole.body)
+    if guards:  # each script ends in the same remark, which stands behind the event triggers here
+        end = len(body[: end - _common_ending(body, final)].rstrip())
+        last = last[: len(last) - _common_ending(last, final)].rstrip()
+    cut = end - _common_ending(body[:end], last)
+    return _Definitions(whole.restrict + body[:cut], body[cut:end], body[end:], whole.unrestrict)
 
 
 @dataclass(frozen=True, slots=True)
