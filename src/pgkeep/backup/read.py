@@ -36,7 +36,7 @@ from pgkeep.postgres.copying import CopyReader
 from pgkeep.postgres.dependence import unchanged_query
 from pgkeep.postgres.dumping import Runs, dump_roles, dump_schema
 from pgkeep.postgres.programs import Programs
-from pgkeep.postgres.readers import Readers
+from pgkeep.postgres.readers import Readers, Started
 from pgkeep.repository.objects import StreamWriter
 
 STAGE = "reading"
@@ -241,7 +241,7 @@ class _Work:
         self._executor.shutdown(cancel_futures=True)
         self._readers.close()
 
-    def _new_reader(self) -> CopyReader:
+    def _new_reader(self, started: Started) -> CopyReader:
         connecting = self._options.connecting
         try:
             return CopyReader(
@@ -249,6 +249,7 @@ class _Work:
                 connecting.address,
                 snapshot=self._source.snapshot,
                 lock_timeout_seconds=connecting.lock_timeout_seconds,
+                on_started=started,
             )
         except (ConnectionFailed, DatabaseError) as exc:
             raise _lost_since(exc, connecting.address) from exc

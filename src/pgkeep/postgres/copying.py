@@ -13,7 +13,7 @@ import secrets
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import cache
 from typing import IO, Self
@@ -49,7 +49,10 @@ class CopyReader:
         *,
         snapshot: str | None = None,
         lock_timeout_seconds: float = 30,
+        on_started: Callable[[CopyReader], None] | None = None,
     ) -> None:
+        """`on_started` is given the reader before it connects, which may take long: it may be
+        aborted from then on."""
         self._address = address
         self._buffer = bytearray(_CHUNK_BYTES + _MARKER_BYTES)
         self._lines = 0
@@ -76,6 +79,8 @@ class CopyReader:
             with suppress(OSError):  # an unprivileged user may have reached a limit
                 fcntl.fcntl(self._stdout.fileno(), fcntl.F_SETPIPE_SZ, _CHUNK_BYTES)
             try:
+                if on_started is not None:
+                    on_started(self)
                 self._begin(snapshot, lock_timeout_seconds)
             except BaseException:
                 self.abort()

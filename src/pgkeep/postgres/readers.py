@@ -10,11 +10,17 @@ from contextlib import contextmanager, suppress
 from pgkeep.errors import ConnectionLost, PgkeepError, TableChanged
 from pgkeep.postgres.copying import CopyReader
 
+Started = Callable[[CopyReader], None]
+"""Takes note of a session before it connects."""
+
 
 class Readers:
-    """Makes a session when none is idle. One that failed is not lent again."""
+    """Makes a session when none is idle. One that failed is not lent again.
 
-    def __init__(self, make: Callable[[], CopyReader]) -> None:
+    `make` calls what it is given with the session that it starts, before it waits for anything.
+    """
+
+    def __init__(self, make: Callable[[Started], CopyReader]) -> None:
         self._make = make
         self._idle: queue.SimpleQueue[CopyReader] = queue.SimpleQueue()
         self._all: list[CopyReader] = []
@@ -49,15 +55,15 @@ class Readers:
                 reader.close()
 
     def _new(self) -> CopyReader:
-        if not self._aborted:
-            reader = self._make()
-            if self._register(reader):
-                return reader
-            reader.abort()
-        raise ConnectionLost("the work was ended")
+        self._refuse_if_aborted()
+        return self._make(self._register)
 
-    def _register(self, reader: CopyReader) -> bool:
-        """Remember a session, unless all were ended while it was being made."""
+    def _register(self, reader: CopyReader) -> None:
+        """Remember a session, so that it can be ended while it is still being made."""
         with self._lock:
             self._all.append(reader)
-            return not self._aborted
+        self._refuse_if_aborted()
+
+    def _refuse_if_aborted(self) -> None:
+        if self._aborted:
+            raise ConnectionLost("the work was ended")

@@ -19,7 +19,7 @@ from pgkeep.model import Part, TableName
 from pgkeep.postgres.archive import Entry, use_list
 from pgkeep.postgres.copying import CopyReader
 from pgkeep.postgres.dumping import Runs, run_script, script_from_archive
-from pgkeep.postgres.readers import Readers
+from pgkeep.postgres.readers import Readers, Started
 from pgkeep.postgres.session import server_major
 from pgkeep.recovery import load, proof, target
 from pgkeep.recovery.digest import RowSum
@@ -146,9 +146,14 @@ class _Filling:
             tables.append(TableProof(LARGE_OBJECTS, *self._objects))
         return Filled(tuple(tables), frozenset(self._analyzed), tuple(self._lost))
 
-    def _new_reader(self) -> CopyReader:
+    def _new_reader(self, started: Started) -> CopyReader:
         # A primary key that is being made locks readers out for as long as it takes.
-        return CopyReader(self._run.programs, self._run.request.target, lock_timeout_seconds=0)
+        return CopyReader(
+            self._run.programs,
+            self._run.request.target,
+            lock_timeout_seconds=0,
+            on_started=started,
+        )
 
     @contextmanager
     def _reading(self) -> Iterator[CopyReader]:
