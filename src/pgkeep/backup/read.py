@@ -8,7 +8,6 @@ other threads run, and in the readers' own processes; docs/decisions.md has the 
 from __future__ import annotations
 
 import random
-import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, wait
@@ -19,12 +18,9 @@ from typing import Any
 from pgkeep.backup.plan import BackupPlan, PartRead
 from pgkeep.backup.source import Source
 from pgkeep.errors import (
-    ConnectionFailed,
     ConnectionLost,
     CountMismatch,
-    DatabaseError,
     PermissionMissing,
-    PgkeepError,
     ProgramFailed,
     SnapshotHeldTooLong,
 )
@@ -37,6 +33,7 @@ from pgkeep.postgres.dependence import unchanged_query
 from pgkeep.postgres.dumping import Runs, dump_roles, dump_schema
 from pgkeep.postgres.programs import Programs
 from pgkeep.postgres.readers import Readers, Started
+from pgkeep.postgres.session import lost_since
 from pgkeep.repository.objects import StreamWriter
 
 STAGE = "reading"
@@ -243,16 +240,13 @@ class _Work:
 
     def _new_reader(self, started: Started) -> CopyReader:
         connecting = self._options.connecting
-        try:
-            return CopyReader(
-                connecting.programs,
-                connecting.address,
-                snapshot=self._source.snapshot,
-                lock_timeout_seconds=connecting.lock_timeout_seconds,
-                on_started=started,
-            )
-        except (ConnectionFailed, DatabaseError) as exc:
-            raise _lost_since(exc, connecting.address) from exc
+        return CopyReader(
+            connecting.programs,
+            connecting.address,
+            snapshot=self._source.snapshot,
+            lock_timeout_seconds=connecting.lock_timeout_seconds,
+            on_started=started,
+        )
 
     def _parts_of(self, table: catalog.Relation) -> list[_Progress]:
         return self._by_table.get(table.name, [])
@@ -304,7 +298,8 @@ class _Work:
         errors = [error for future in done if (error := future.exception()) is not None]
         if errors:
             # The cause comes before what it made of the others.
-            raise min(errors, key=lambda error: isinstance(error, ConnectionLost))
+            known = [lost_since(error, self._options.connecting.address) for error in errors]
+            raise min(known, key=lambda error: isinstance(error, ConnectionLost))
         if pending:
             raise SnapshotHeldTooLong(
                 f"the backup was not done after {self._options.max_seconds / 3600:.1f} h, and its"
@@ -340,20 +335,6 @@ class _Work:
             bytes_read=sum(part.text.plain_bytes for part in read),
             differing=tuple(self._differing),
         )
-
-
-def _lost_since(error: PgkeepError, address: Address) -> PgkeepError:
-    """A server that was there a moment ago, or a snapshot whose holder was ended, is lost."""
-    if type(error) is ConnectionFailed and not re.search("too many|slots", error.message):
-        reason = error.message
-    elif type(error) is DatabaseError and "snapshot" in error.message:
-        reason = "the session that holds the snapshot has ended"
-    else:
-        return error
-    return ConnectionLost(
-        f"the connection to {address} was lost: {reason}",
-        hint="Run the same command again; nothing that was stored is lost.",
-    )
 
 
 def _sample(parts: Sequence[_Progress], share: float) -> list[_Progress]:

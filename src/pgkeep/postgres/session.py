@@ -263,6 +263,23 @@ def statement_error(sqlstate: str | None, message: str, address: Address) -> Pgk
     return DatabaseError(f"{message} (SQLSTATE {state})")
 
 
+def lost_since(error: BaseException, address: Address) -> BaseException:
+    """The error as `ConnectionLost`, if it comes of losing a server that was there a moment ago.
+
+    So it is when no connection can be made any more, or the snapshot is gone with its holder.
+    """
+    if type(error) is ConnectionFailed and not re.search("too many|slots", error.message):
+        reason = error.message
+    elif type(error) is DatabaseError and "snapshot" in error.message:
+        reason = "the session that holds the snapshot has ended"
+    else:
+        return error
+    return ConnectionLost(
+        f"the connection to {address} was lost: {reason}",
+        hint="Run the same command again; nothing that was stored is lost.",
+    )
+
+
 _CHANGED = {
     "42P01": "It was dropped or renamed while it was being read. Run the backup again.",
     "42703": "It was altered while it was being read. Run the backup again.",

@@ -17,9 +17,10 @@ from pgkeep.errors import (
 )
 from pgkeep.events import Noticed, Reporter, StageBegan, StageEnded
 from pgkeep.model import Part, StoredObject, quote_identifier
+from pgkeep.postgres.address import Address
 from pgkeep.postgres.archive import Archive, Entry, read_archive, use_list
 from pgkeep.postgres.dumping import dump_schema, run_script, script_from_archive
-from pgkeep.postgres.session import Connection, connect, server_major, translated
+from pgkeep.postgres.session import Connection, connect, lost_since, server_major, translated
 from pgkeep.postgres.statements import DROP_PUBLIC, create_table_like, database_settings, refresh
 from pgkeep.recovery import proof, target
 from pgkeep.recovery.fill import Filled, fill
@@ -47,7 +48,7 @@ def restore(request: RestoreRequest, reporter: Reporter) -> RestoreResult:
         run = Run(request, scope, plan, archive, archive_bytes, programs, connection, reporter)
         whole = _has_the_target_for_itself(request, scope)
         mark = target.Mark.put(connection, request.contents, request.now()) if whole else None
-        with _told_that_it_is_incomplete(whole=whole), translated(request.target):
+        with _told_that_it_is_incomplete(request.target, whole=whole), translated(request.target):
             roles = _define(run)
             with _triggers_quiet(run):
                 filled = fill(run, missing)
@@ -71,18 +72,20 @@ def _has_the_target_for_itself(request: RestoreRequest, scope: Scope) -> bool:
 
 
 @contextmanager
-def _told_that_it_is_incomplete(*, whole: bool) -> Iterator[None]:
+def _told_that_it_is_incomplete(target: Address, *, whole: bool) -> Iterator[None]:
     """An error from here on leaves something in the target: its hint says so."""
     try:
         yield
-    except PgkeepError as exc:
+    except PgkeepError as first:
+        exc = lost_since(first, target)
+        assert isinstance(exc, PgkeepError)
         state = (
             "The target is incomplete: drop it and create it again before the next try."
             if whole
             else "What was restored so far is in the target."
         )
         exc.hint = state if isinstance(exc, ConnectionLost) else f"{exc.hint} {state}"
-        raise
+        raise exc from first.__cause__
 
 
 def describe_plan(request: RestoreRequest) -> Iterator[str]:
