@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from object_servers import GcsServer, S3Server, gcs_server, moto_server, rclone_server
 from pgkeep.cli.main import run
 from pgkeep.postgres.programs import choose_server, find_programs
 from pgkeep.postgres.server import ScratchServer
@@ -75,6 +76,27 @@ def new_database(server: ScratchServer) -> Iterator[Callable[[], str]]:
     yield make
     for name in names:
         server.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def rclone() -> Iterator[S3Server]:
+    """A server of S3 that checks signatures and checksums."""
+    with rclone_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[S3Server]:
+    """A server of S3 with versions, object lock, rules and policies."""
+    with moto_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gcs() -> Iterator[GcsServer]:
+    """A server of Google Cloud Storage."""
+    with gcs_server() as server:
+        yield server
 
 
 @dataclass(slots=True)

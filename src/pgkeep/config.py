@@ -7,9 +7,17 @@ import subprocess
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+)
 
 from pgkeep.errors import ConfigurationError
 from pgkeep.model import RESERVED_FOLDERS, Kind
@@ -19,6 +27,9 @@ DEFAULT_NAME = "pgkeep.toml"
 
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+
+Size = Annotated[ByteSize, Field(gt=0)]
+"""Bytes as a number, or with a unit: `"5MB"` is 5,000,000, `"5MiB"` 5,242,880."""
 
 
 class _Frozen(BaseModel):
@@ -103,6 +114,16 @@ def resolve(secret: Secret, what: str) -> str:
     return secret if isinstance(secret, str) else secret.resolve(what)
 
 
+def parse_size(text: str) -> int:
+    """The bytes that a text like `2GB` means; `ConfigurationError` if it means none."""
+    try:
+        return int(TypeAdapter(Size).validate_python(text))
+    except ValidationError as exc:
+        raise ConfigurationError(
+            f"{text!r} is not a size", hint="Use a number with a unit, such as 500MB or 2GB."
+        ) from exc
+
+
 class DatabaseConfig(_Frozen):
     """A database to protect."""
 
@@ -116,11 +137,36 @@ class RepositoryConfig(_Frozen):
     """A place where backups are kept."""
 
     url: str
-    """`file:///absolute/path`."""
+    """`file:///absolute/path`, `s3://bucket/folder` or `gs://bucket/folder`."""
     kinds: tuple[Kind, ...] = tuple(Kind)
     """Which kinds of backups go there: `full`, `schema`, `data`."""
     required: bool = False
     """Whether a backup fails without it. If not, the others go on, and `pgkeep sync` catches up."""
+    endpoint: str | None = None
+    """The server's URL, where it is not Amazon's or Google's: `https://host`."""
+    region: str | None = None
+    """s3: the region that the bucket is in. Not set: what the AWS SDK finds."""
+    addressing: Literal["path", "virtual"] | None = None
+    """s3: whether the bucket stands in the path or in the host name. Not set: `path` for an
+    `endpoint`, else as the AWS SDK does."""
+    profile: str | None = None
+    """s3: a profile of the AWS configuration files."""
+    access_key_id: Secret | None = None
+    """s3: not set: what the AWS SDK finds (variables, profile, role of the machine)."""
+    secret_access_key: Secret | None = None
+    """s3: goes with `access_key_id`; written out in the file itself it draws a warning."""
+    session_token: Secret | None = None
+    """s3: goes with temporary keys."""
+    credentials_file: Path | None = None
+    """gs: a service account's key. Not set: what the Google SDK finds."""
+    timeout_seconds: float = Field(default=60, gt=0, le=3600)
+    """s3, gs: how long the server may be silent before a call is tried again."""
+    attempts: int = Field(default=6, ge=1, le=100)
+    """s3, gs: how often a call is tried while the store is unavailable."""
+    upload_limit: Size | None = None
+    """Bytes per second, such as `"5MB"`. Not set: no limit."""
+    download_limit: Size | None = None
+    """Bytes per second, such as `"5MB"`. Not set: no limit."""
 
 
 class EncryptionConfig(_Frozen):
@@ -175,12 +221,19 @@ class Config(_Frozen):
             ) from None
 
     def inline_secrets(self) -> tuple[str, ...]:
-        """Names of databases whose password stands in the file itself."""
-        return tuple(
-            name
+        """The settings whose secret stands in the file itself: `databases.shop.url`."""
+        urls = (
+            f"databases.{name}.url"
             for name, database in self.databases.items()
             if isinstance(database.url, str) and _has_password(database.url)
         )
+        keys = (
+            f"repositories.{name}.{key}"
+            for name, repository in self.repositories.items()
+            for key in ("secret_access_key", "session_token")
+            if isinstance(getattr(repository, key), str)
+        )
+        return (*urls, *keys)
 
 
 def default_state_dir() -> Path:

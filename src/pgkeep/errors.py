@@ -244,6 +244,13 @@ class StoreAccessDenied(StoreError):
     code = "E063"
 
 
+class StoreUnavailable(StoreError):
+    """A store did not answer, or not now: what the retrying of remote stores is for."""
+
+    code = "E069"
+    usual_hint = "Check the network and the provider, then run the same command again."
+
+
 class RepositoryMissing(StoreError):
     """There is no repository at this place (or it cannot be seen)."""
 

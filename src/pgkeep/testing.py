@@ -25,13 +25,13 @@ from typing import Literal
 import pytest
 
 from pgkeep.errors import ObjectMissing, RepositoryLocked, StoreError
-from pgkeep.stores import Bytes, Store, StoredFile
+from pgkeep.stores import Bytes, Store, StoredFile, StoreFacts
+from pgkeep.stores.base import checked_name, checked_prefix
 
 __all__ = ["FakeClock", "FaultyStore", "MemoryStore", "Method", "StoreContract"]
 
 Method = Literal["put", "get", "size", "list", "folders", "delete", "exclusive"]
 
-_NAME = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*")
 _PATIENCE_SECONDS = 60
 _BEGIN = datetime(2026, 1, 15, 6, 0, tzinfo=UTC)
 
@@ -77,12 +77,12 @@ class MemoryStore:
     def put(self, name: str, data: Bytes) -> None:
         kept = bytes(data)
         with self._mutex:
-            self._files[_checked(name)] = kept
+            self._files[checked_name(name)] = kept
 
     def get(self, name: str) -> bytes:
         with self._mutex:
             try:
-                return self._files[_checked(name)]
+                return self._files[checked_name(name)]
             except KeyError:
                 raise ObjectMissing(f"cannot read {name!r} from {self.url}: no such file") from None
 
@@ -90,7 +90,7 @@ class MemoryStore:
         return len(self.get(name))
 
     def list(self, prefix: str) -> Iterator[StoredFile]:
-        _check_prefix(prefix)
+        checked_prefix(prefix)
         for name, data in self.files.items():
             if name.startswith(prefix):
                 yield StoredFile(name, len(data))
@@ -101,7 +101,7 @@ class MemoryStore:
 
     def delete(self, name: str) -> None:
         with self._mutex:
-            self._files.pop(_checked(name), None)
+            self._files.pop(checked_name(name), None)
 
     @contextmanager
     def exclusive(self, purpose: str) -> Iterator[None]:
@@ -115,16 +115,8 @@ class MemoryStore:
             with self._mutex:
                 self._holder = ""
 
-
-def _checked(name: str) -> str:
-    if not _NAME.fullmatch(name) or {".", ".."}.intersection(name.split("/")):
-        raise StoreError(f"{name!r} is not a name that a store can hold")
-    return name
-
-
-def _check_prefix(prefix: str) -> None:
-    if prefix:
-        _checked(prefix.removesuffix("/"))
+    def facts(self) -> StoreFacts:
+        return StoreFacts()
 
 
 @dataclass(slots=True)
@@ -230,6 +222,9 @@ class FaultyStore:
     def exclusive(self, purpose: str) -> AbstractContextManager[None]:
         self._meet("exclusive", purpose)
         return self._inner.exclusive(purpose)
+
+    def facts(self) -> StoreFacts:
+        return self._inner.facts()
 
     def _meet(self, method: Method, name: str) -> None:
         with self._mutex:
@@ -362,6 +357,13 @@ class StoreContract:
         store.delete("a/b")
         store.delete("a/b")
         assert list(store.list("")) == []
+
+    # --- facts ------------------------------------------------------------------------------
+
+    def test_facts_are_told_and_change_nothing(self, store: Store) -> None:
+        store.put("a", b"x")
+        assert isinstance(store.facts(), StoreFacts)
+        assert list(store.list("")) == [StoredFile("a", 1)]
 
     # --- several at once --------------------------------------------------------------------
 

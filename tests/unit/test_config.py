@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ByteSize
 
 from pgkeep.config import (
     BackupConfig,
     Config,
+    RepositoryConfig,
     SecretReference,
     default_state_dir,
     load,
     locate,
     parse,
+    parse_size,
     resolve,
 )
 from pgkeep.errors import ConfigurationError, ExitCode
@@ -36,6 +39,21 @@ url = "postgresql:///local"
 
 [repositories.local]
 url = "file:///backups"
+[repositories.far]
+url = "s3://bucket/folder"
+endpoint = "https://s3.example.com"
+region = "eu-central-1"
+addressing = "virtual"
+access_key_id = { env = "KEY_ID" }
+secret_access_key = { file = "/etc/pgkeep/s3.key" }
+session_token = { command = ["token"] }
+timeout_seconds = 20
+attempts = 3
+upload_limit = "5MB"
+download_limit = 1000000
+[repositories.google]
+url = "gs://bucket"
+credentials_file = "/etc/pgkeep/gcs.json"
 
 [encryption]
 recipients = ["age1abc"]
@@ -79,6 +97,22 @@ def test_every_setting_is_read(tmp_path: Path) -> None:
     assert config.databases["old_crm"].url == SecretReference(command=("pass", "show", "crm"))
     assert config.databases["local"].url == "postgresql:///local"
     assert config.repositories["local"].url == "file:///backups"
+    assert config.repositories["far"] == RepositoryConfig(
+        url="s3://bucket/folder",
+        endpoint="https://s3.example.com",
+        region="eu-central-1",
+        addressing="virtual",
+        access_key_id=SecretReference(env="KEY_ID"),
+        secret_access_key=SecretReference(file=Path("/etc/pgkeep/s3.key")),
+        session_token=SecretReference(command=("token",)),
+        timeout_seconds=20,
+        attempts=3,
+        upload_limit=ByteSize(5_000_000),
+        download_limit=ByteSize(1_000_000),
+    )
+    assert config.repositories["google"] == RepositoryConfig(
+        url="gs://bucket", credentials_file=Path("/etc/pgkeep/gcs.json")
+    )
     assert config.encryption.recipients == ("age1abc",)
     assert config.encryption.trusted_signers == ("ssh-ed25519 AAAA",)
     assert config.backup == BackupConfig(
@@ -320,7 +354,40 @@ def test_a_command_that_prints_no_text_is_an_error_of_ours() -> None:
 )
 def test_a_password_in_the_file_itself_is_noticed(url: object, inline: bool) -> None:
     config = parse({"databases": {"shop": {"url": url}}})
-    assert config.inline_secrets() == (("shop",) if inline else ())
+    assert config.inline_secrets() == (("databases.shop.url",) if inline else ())
+
+
+def test_a_key_in_the_file_itself_is_noticed_and_a_reference_is_not() -> None:
+    repository = {
+        "url": "s3://bucket",
+        "access_key_id": "AKIA",
+        "secret_access_key": "inline",
+        "session_token": {"env": "TOKEN"},
+    }
+    config = parse({"repositories": {"far": repository}})
+    assert config.inline_secrets() == ("repositories.far.secret_access_key",)
+
+
+# --- sizes ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("5MB", 5_000_000), ("5MiB", 5 << 20), ("2GB", 2 * 10**9), ("100", 100), ("1.5 kB", 1500)],
+)
+def test_a_size_has_a_unit_or_counts_bytes(text: str, size: int) -> None:
+    assert parse_size(text) == size
+    config = parse({"repositories": {"far": {"url": "s3://bucket", "upload_limit": text}}})
+    assert config.repositories["far"].upload_limit == size
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "fast", "5XB"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="is not a size"):
+        parse_size(text)
+    assert "upload_limit" in refusal(
+        {"repositories": {"far": {"url": "s3://bucket", "upload_limit": text}}}
+    )
 
 
 # --- which file -----------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from rich.markup import escape
 
 from pgkeep import config as configuration
 from pgkeep.cli.progress import CliReporter, PlainReporter, QuietReporter, TerminalReporter
-from pgkeep.config import Config, RepositoryConfig
+from pgkeep.config import Config, RepositoryConfig, Secret
 from pgkeep.errors import (
     ConfigurationError,
     KeyMissing,
@@ -47,7 +47,7 @@ from pgkeep.sealing import (
     open_with,
     read_allowed_signers,
 )
-from pgkeep.stores import Store, open_store
+from pgkeep.stores import Store, StoreSettings, open_store
 
 IDENTITY_VARIABLE = "PGKEEP_IDENTITY"
 PASSPHRASE_VARIABLE = "PGKEEP_PASSPHRASE"  # noqa: S105  (its name, not its value)
@@ -107,11 +107,11 @@ class Context:
         return self._config
 
     def _warn_of_secrets(self, config: Config) -> None:
-        for name in config.inline_secrets():
+        for setting in config.inline_secrets():
+            key = setting.rpartition(".")[2]
             self.err.print(
-                f"[yellow]![/] the password of database {name!r} stands in"
-                f" {escape(str(config.origin))}: better"
-                f' url = {{ env = "..." }} or {{ file = "..." }}'
+                f"[yellow]![/] the secret of {setting} stands in {escape(str(config.origin))}:"
+                f' better {key} = {{ env = "..." }} or {{ file = "..." }}'
             )
 
     @property
@@ -173,13 +173,15 @@ class Context:
             )
         return self.config.repositories
 
-    def open_store(self, place: RepositoryConfig) -> Store:
-        """Where a repository is."""
-        return open_store(place.url)
+    def open_store(self, name: str, place: RepositoryConfig) -> Store:
+        """Where a repository is; one that is configured keeps its settings if named by its URL."""
+        configured = self.config.repositories.values()
+        known = next((one for one in configured if one.url == place.url), place)
+        return open_store(place.url, store_settings(name, known, self.config.state_dir))
 
     def repositories(self) -> tuple[Repository, ...]:
         """All repositories that can be opened. What is wrong with others is a notice."""
-        stores = {name: self.open_store(place) for name, place in self.places().items()}
+        stores = {name: self.open_store(name, place) for name, place in self.places().items()}
         opened: list[Repository] = []
         problems: list[PgkeepError] = []
         for name, store in stores.items():
@@ -204,7 +206,7 @@ class Context:
                 f"no repository is configured for {kind} backups",
                 hint=f'Add "{kind}" to the kinds of a repository.',
             )
-        stores = {name: self.open_store(place) for name, place in places.items()}
+        stores = {name: self.open_store(name, place) for name, place in places.items()}
         return Copies(
             {name: partial(self._open_or_create, name, store) for name, store in stores.items()},
             required=[name for name, place in places.items() if place.required],
@@ -320,6 +322,32 @@ class Context:
             with suppress(KeyMissing):
                 return open_contents(found.source, found.manifest, [index])
         return open_contents(found.source, found.manifest, [self.epoch_identity(found)])
+
+
+def store_settings(name: str, item: RepositoryConfig, state_dir: Path) -> StoreSettings:
+    """How to reach a configured repository, its secrets fetched from where they are."""
+
+    def secret(key: str) -> str | None:
+        value: Secret | None = getattr(item, key)
+        if value is None:
+            return None
+        return configuration.resolve(value, f"{key} of repository {name!r}")
+
+    return StoreSettings(
+        endpoint=item.endpoint,
+        region=item.region,
+        addressing=item.addressing,
+        profile=item.profile,
+        access_key_id=secret("access_key_id"),
+        secret_access_key=secret("secret_access_key"),
+        session_token=secret("session_token"),
+        credentials_file=item.credentials_file,
+        timeout_seconds=item.timeout_seconds,
+        attempts=item.attempts,
+        upload_limit=item.upload_limit,
+        download_limit=item.download_limit,
+        lock_folder=state_dir / "locks",
+    )
 
 
 def _read(path: Path) -> bytes:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from pgkeep.errors import StoreError
+from pgkeep.stores.facts import StoreFacts
+
 Bytes = bytes | bytearray | memoryview
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +28,9 @@ class Store(Protocol):
     """Names to bytes. Names are relative, of `[A-Za-z0-9_./-]`, without empty or dot segments.
 
     All methods may be called from several threads at once. Errors are `StoreError`s:
-    `ObjectMissing`, `StoreFull`, `StoreAccessDenied`, or `StoreError` for everything else.
-    Nothing is retried here; a wrapper does that.
+    `ObjectMissing`, `StoreFull`, `StoreAccessDenied`, `StoreUnavailable` (may work a moment later),
+    or `StoreError` for everything else. Nothing is retried here; a wrapper does that, for which
+    every method may be called again after any error.
     """
 
     @property
@@ -56,4 +63,24 @@ class Store(Protocol):
         """Remove what stands under `name`. It is no error if nothing does."""
 
     def exclusive(self, purpose: str) -> AbstractContextManager[None]:
-        """Be the only writer; `RepositoryLocked` at once if another is. Ends with the process."""
+        """Be the only writer; `RepositoryLocked` at once if another is. Ends with the process.
+
+        Where the place is remote: the only one on this host.
+        """
+
+    def facts(self) -> StoreFacts:
+        """What protects or threatens the files here. What cannot be learned is no error."""
+
+
+def checked_name(name: str) -> str:
+    """The name, if it is one that every store can hold; `StoreError` otherwise."""
+    if not _NAME.fullmatch(name) or {".", ".."}.intersection(name.split("/")):
+        raise StoreError(f"{name!r} is not a name that a store can hold")
+    return name
+
+
+def checked_prefix(prefix: str) -> str:
+    """The prefix, if it is empty or a name with `/` at its end; `StoreError` otherwise."""
+    if prefix:
+        checked_name(prefix.removesuffix("/"))
+    return prefix

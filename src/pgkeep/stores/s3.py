@@ -1,0 +1,216 @@
+"""Objects in a bucket of S3, or of a server that speaks its protocol."""
+
+from __future__ import annotations
+
+import threading
+from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from hashlib import md5
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import ClientError, ProfileNotFound
+
+from pgkeep.errors import ConfigurationError, ObjectMissing, StoreError, StoreUnavailable
+from pgkeep.stores.base import Bytes, StoredFile
+from pgkeep.stores.facts import StoreFacts
+from pgkeep.stores.locking import hold_lock, lock_name
+from pgkeep.stores.remote import (
+    CONNECT_SECONDS,
+    PerProcess,
+    Place,
+    StoreSettings,
+    check_endpoint,
+)
+from pgkeep.stores.s3_errors import SdkError, bucket_missing, code_of, translated
+from pgkeep.stores.s3_facts import bucket_facts
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_DEFAULT_REGION = "us-east-1"
+
+
+class S3Store:
+    """See `pgkeep.stores.base.Store` for the contract.
+
+    A file is one PUT, never a multipart upload: whole or not at all, on every server. Its MD5 goes
+    along, so a server that looks refuses bytes that changed on the way. Nothing depends on
+    conditional requests, which many servers ignore.
+    """
+
+    def __init__(self, place: Place, settings: StoreSettings) -> None:
+        _check(settings)
+        self._place = place
+        self._settings = settings
+        self._client = PerProcess(self._connect)
+        self._bucket_seen = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return self._place.url
+
+    @property
+    def is_near(self) -> bool:
+        return False
+
+    def put(self, name: str, data: Bytes) -> None:
+        key = self._place.key(name)
+        digest = md5(data, usedforsecurity=False).digest()
+        with self._translating(f"cannot write {name!r} to {self.url}"):
+            self._client().put_object(
+                Bucket=self._place.bucket,
+                Key=key,
+                Body=BytesIO(data),
+                ContentMD5=b64encode(digest).decode(),
+            )
+
+    def get(self, name: str) -> bytes:
+        key = self._place.key(name)
+        what = f"cannot read {name!r} from {self.url}"
+        with self._translating(what):
+            answer = self._client().get_object(Bucket=self._place.bucket, Key=key)
+            data: bytes = answer["Body"].read()
+        expected = answer.get("ContentLength", len(data))
+        if len(data) != expected:
+            raise StoreUnavailable(f"{what}: {len(data)} bytes came instead of {expected}")
+        return data
+
+    def size(self, name: str) -> int:
+        key = self._place.key(name)
+        with self._translating(f"cannot look at {name!r} in {self.url}"):
+            return self._client().head_object(Bucket=self._place.bucket, Key=key)["ContentLength"]
+
+    def list(self, prefix: str) -> Iterator[StoredFile]:
+        begin = self._place.keys(prefix)
+        with self._translating(f"cannot list {prefix!r} in {self.url}"):
+            pages = self._client().get_paginator("list_objects_v2")
+            answers = pages.paginate(Bucket=self._place.bucket, Prefix=begin)
+            items = (item for page in answers for item in page.get("Contents", ()))
+            files = self._place.files((item["Key"], item["Size"]) for item in items)
+        yield from files
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        begin = self._place.keys(prefix)
+        found: set[str] = set()
+        with self._translating(f"cannot list {prefix!r} in {self.url}"):
+            pages = self._client().get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=self._place.bucket, Prefix=begin, Delimiter="/"):
+                found.update(item["Prefix"] for item in page.get("CommonPrefixes", ()))
+        yield from sorted(key.removeprefix(begin).rstrip("/") for key in found)
+
+    def delete(self, name: str) -> None:
+        key = self._place.key(name)
+        try:
+            with self._translating(f"cannot delete {name!r} in {self.url}"):
+                self._client().delete_object(Bucket=self._place.bucket, Key=key)
+        except ObjectMissing:
+            return
+        except StoreUnavailable as exc:
+            # A server whose objects are files may fail where a folder has the name.
+            cause = exc.__cause__
+            own = isinstance(cause, ClientError) and code_of(cause) == "InternalError"
+            if not own or self._exists(name):
+                raise
+
+    def exclusive(self, purpose: str) -> AbstractContextManager[None]:
+        folder = self._settings.lock_folder
+        if folder is None:
+            raise StoreError(f"cannot lock {self.url}: no folder for its lock file was named")
+        path = folder / lock_name(f"{self._settings.endpoint or ''} {self.url}")
+        return hold_lock(path, url=self.url, purpose=purpose)
+
+    def facts(self) -> StoreFacts:
+        with self._translating(f"cannot look at {self.url}"):
+            client = self._client()
+            client.list_objects_v2(Bucket=self._place.bucket, MaxKeys=1)
+        return bucket_facts(client, self._place.bucket, self._place.prefix)
+
+    def _exists(self, name: str) -> bool:
+        try:
+            self.size(name)
+        except ObjectMissing:
+            return False
+        return True
+
+    # --- the client -------------------------------------------------------------------------
+
+    def _connect(self) -> S3Client:
+        settings = self._settings
+        try:
+            session = boto3.session.Session(
+                aws_access_key_id=settings.access_key_id,
+                aws_secret_access_key=settings.secret_access_key,
+                aws_session_token=settings.session_token,
+                profile_name=settings.profile,
+            )
+            return session.client(
+                "s3",
+                endpoint_url=settings.endpoint,
+                region_name=settings.region or session.region_name or _DEFAULT_REGION,
+                config=_config(settings),
+            )
+        except ProfileNotFound as exc:
+            raise ConfigurationError(f"there is no AWS profile {settings.profile!r}") from exc
+
+    # --- errors -----------------------------------------------------------------------------
+
+    @contextmanager
+    def _translating(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except ClientError as exc:
+            raise self._cause(exc, what) from exc
+        except SdkError as exc:
+            raise translated(exc, what) from exc
+        else:
+            self._bucket_seen.set()
+
+    def _cause(self, error: ClientError, what: str) -> StoreError:
+        """What was wrong. A HEAD is answered without a reason: then a listing is asked for it."""
+        found = translated(error, what)
+        if code_of(error) == "NoSuchBucket":
+            return bucket_missing(self._place.bucket, what)
+        if not code_of(error).isdigit() or isinstance(found, StoreUnavailable):
+            return found
+        if isinstance(found, ObjectMissing) and self._bucket_seen.is_set():
+            return found
+        try:
+            self._client().list_objects_v2(Bucket=self._place.bucket, MaxKeys=1)
+        except ClientError as exc:
+            if code_of(exc) == "NoSuchBucket":
+                return bucket_missing(self._place.bucket, what)
+            # Who may not list may still read: then the first answer counts.
+            return found if isinstance(found, ObjectMissing) else translated(exc, what)
+        except SdkError as exc:
+            return translated(exc, what)
+        self._bucket_seen.set()
+        return found
+
+
+def _check(settings: StoreSettings) -> None:
+    if (settings.access_key_id is None) != (settings.secret_access_key is None):
+        raise ConfigurationError("access_key_id and secret_access_key belong together")
+    if settings.session_token is not None and settings.access_key_id is None:
+        raise ConfigurationError("session_token goes with access_key_id and secret_access_key")
+    if settings.credentials_file is not None:
+        raise ConfigurationError("credentials_file is for gs:// repositories")
+    check_endpoint(settings.endpoint)
+
+
+def _config(settings: StoreSettings) -> Config:
+    return Config(
+        connect_timeout=min(CONNECT_SECONDS, settings.timeout_seconds),
+        read_timeout=settings.timeout_seconds,
+        max_pool_connections=settings.connections,
+        tcp_keepalive=True,
+        retries={"total_max_attempts": 1, "mode": "standard"},
+        # Content-MD5 does what these would, and other servers have stored the SDK's checksums as
+        # part of the object.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        s3={"addressing_style": settings.addressing or ("path" if settings.endpoint else "auto")},
+    )

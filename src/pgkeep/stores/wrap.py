@@ -1,0 +1,199 @@
+"""Stores around stores: patience for those that fail for a moment, and a limit to their speed."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pgkeep.errors import StoreUnavailable
+from pgkeep.stores.base import Bytes, Store, StoredFile
+from pgkeep.stores.facts import StoreFacts
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """When to try again, and when no more."""
+
+    attempts: int = 6
+    total_seconds: float = 300
+    """No attempt begins later than this after the first; each takes as long as it takes."""
+    first_pause_seconds: float = 0.5
+    """The longest first pause; each further one may be twice as long."""
+    longest_pause_seconds: float = 20
+
+    def pause_seconds(self, failures: int, share: float) -> float:
+        """The pause after so many failures: a random `share` (0 to 1) of the longest possible.
+
+        All of it is random, so that many threads that failed together do not come back together.
+        """
+        longest = self.first_pause_seconds * float(2 ** min(failures - 1, 30))
+        return share * min(longest, self.longest_pause_seconds)
+
+
+class RetryingStore:
+    """Tries again what ended in `StoreUnavailable`, and nothing else, until the policy says stop.
+
+    Every call may be repeated: a file's bytes are the same each time, and the last put wins. A
+    listing is read whole before any of it is given out, so that no name comes twice.
+    """
+
+    def __init__(
+        self,
+        inner: Store,
+        policy: RetryPolicy | None = None,
+        *,
+        sleep: Callable[[float], object] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+        share: Callable[[], float] = random.random,
+    ) -> None:
+        self._inner = inner
+        self._policy = policy or RetryPolicy()
+        self._sleep = sleep
+        self._clock = clock
+        self._share = share
+
+    @property
+    def url(self) -> str:
+        return self._inner.url
+
+    @property
+    def is_near(self) -> bool:
+        return self._inner.is_near
+
+    def put(self, name: str, data: Bytes) -> None:
+        self._patiently(lambda: self._inner.put(name, data))
+
+    def get(self, name: str) -> bytes:
+        return self._patiently(lambda: self._inner.get(name))
+
+    def size(self, name: str) -> int:
+        return self._patiently(lambda: self._inner.size(name))
+
+    def list(self, prefix: str) -> Iterator[StoredFile]:
+        yield from self._patiently(lambda: tuple(self._inner.list(prefix)))
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        yield from self._patiently(lambda: tuple(self._inner.folders(prefix)))
+
+    def delete(self, name: str) -> None:
+        self._patiently(lambda: self._inner.delete(name))
+
+    def exclusive(self, purpose: str) -> AbstractContextManager[None]:
+        return self._inner.exclusive(purpose)
+
+    def facts(self) -> StoreFacts:
+        return self._patiently(self._inner.facts)
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        began = self._clock()
+        failures = 0
+        while True:
+            try:
+                return call()
+            except StoreUnavailable as exc:
+                failures += 1
+                pause = self._policy.pause_seconds(failures, self._share())
+                passed = self._clock() - began
+                if failures >= self._policy.attempts or (
+                    passed + pause > self._policy.total_seconds
+                ):
+                    raise _given_up(exc, failures, passed) from exc
+                self._sleep(pause)
+
+
+def _given_up(error: StoreUnavailable, attempts: int, seconds: float) -> StoreUnavailable:
+    if attempts == 1:
+        return error
+    return StoreUnavailable(
+        f"{error.message} (tried {attempts} times in {seconds:.0f} s)", hint=error.hint
+    )
+
+
+class ThrottledStore:
+    """Puts and gets no more bytes per second than allowed, over all threads together.
+
+    Whole files take their turns, first come first served: a put waits before it sends, a get after
+    it has received. So the limit holds over several files, while each single one travels as fast
+    as it can. `None` is no limit.
+    """
+
+    def __init__(
+        self,
+        inner: Store,
+        *,
+        upload_limit: int | None = None,
+        download_limit: int | None = None,
+        sleep: Callable[[float], object] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._inner = inner
+        self._up = _Turns(upload_limit, clock)
+        self._down = _Turns(download_limit, clock)
+        self._sleep = sleep
+
+    @property
+    def url(self) -> str:
+        return self._inner.url
+
+    @property
+    def is_near(self) -> bool:
+        return self._inner.is_near
+
+    def put(self, name: str, data: Bytes) -> None:
+        self._sleep(self._up.take(memoryview(data).nbytes).until_begin_seconds)
+        self._inner.put(name, data)
+
+    def get(self, name: str) -> bytes:
+        data = self._inner.get(name)
+        self._sleep(self._down.take(len(data)).until_end_seconds)
+        return data
+
+    def size(self, name: str) -> int:
+        return self._inner.size(name)
+
+    def list(self, prefix: str) -> Iterator[StoredFile]:
+        return self._inner.list(prefix)
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        return self._inner.folders(prefix)
+
+    def delete(self, name: str) -> None:
+        self._inner.delete(name)
+
+    def exclusive(self, purpose: str) -> AbstractContextManager[None]:
+        return self._inner.exclusive(purpose)
+
+    def facts(self) -> StoreFacts:
+        return self._inner.facts()
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    until_begin_seconds: float
+    until_end_seconds: float
+
+
+class _Turns:
+    """A line of time in which every byte has its place, one turn after the other."""
+
+    def __init__(self, bytes_per_second: int | None, clock: Callable[[], float]) -> None:
+        self._rate = bytes_per_second
+        self._clock = clock
+        self._free_at = clock()
+        self._mutex = threading.Lock()
+
+    def take(self, size_bytes: int) -> _Turn:
+        if self._rate is None:
+            return _Turn(0, 0)
+        with self._mutex:
+            now = self._clock()
+            begin = max(now, self._free_at)
+            self._free_at = begin + size_bytes / self._rate
+            return _Turn(begin - now, self._free_at - now)
