@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from keyrings import ThrowAwayKeyring
 from object_servers import GcsServer, S3Server, gcs_server, moto_server, rclone_server
 from pgkeep.cli.main import run
 from pgkeep.postgres.programs import choose_server, find_programs
@@ -97,6 +98,20 @@ def gcs() -> Iterator[GcsServer]:
     """A server of Google Cloud Storage."""
     with gcs_server() as server:
         yield server
+
+
+@pytest.fixture
+def new_keyring() -> Iterator[Callable[[], ThrowAwayKeyring]]:
+    """A function that makes an empty keyring of gpg."""
+    made: list[ThrowAwayKeyring] = []
+
+    def make() -> ThrowAwayKeyring:
+        made.append(ThrowAwayKeyring.make())
+        return made[-1]
+
+    yield make
+    for keyring in made:
+        keyring.remove()
 
 
 @dataclass(slots=True)

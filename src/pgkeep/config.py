@@ -173,7 +173,10 @@ class EncryptionConfig(_Frozen):
     """To whom backups are sealed, and whose signature is believed."""
 
     recipients: tuple[str, ...] = ()
-    """Public keys: whoever holds the private half of one opens backups. `age1...` or ssh keys."""
+    """Public keys: whoever holds the private half of one opens backups. `age1...`, ssh keys, or
+    `gpg:NAME` for a key in gpg's keyring (a fingerprint, or a mail address that only one has)."""
+    gpg_home: Path | None = None
+    """The folder of that keyring. Not set: gpg's own (GNUPGHOME, else `~/.gnupg`)."""
     trusted_signers: tuple[str, ...] = ()
     """Signing keys of hosts (`ssh-ed25519 ...`) whose backups are believed at restore."""
 

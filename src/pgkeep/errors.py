@@ -55,7 +55,7 @@ class ConfigurationError(PgkeepError):
 
 
 class ProgramMissing(PgkeepError):
-    """No PostgreSQL program of the needed kind and version was found."""
+    """No PostgreSQL program of the needed kind and version was found, or no gpg."""
 
     code = "E003"
     exit_code = ExitCode.USAGE

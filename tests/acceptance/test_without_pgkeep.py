@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from comparison import Picture, assert_same, databases, load_statements, take_picture
 from conftest import Workbench
+from keyrings import ThrowAwayKeyring
 from pgkeep.demo import story
 from pgkeep.postgres.programs import choose_client
 from pgkeep.postgres.server import ScratchServer
@@ -76,14 +77,14 @@ class Reader:
     folder: Path
     only_stand_ins: bool = False
 
-    def perform(self, repository: Path, key: Path, **variables: str) -> str:
+    def perform(self, repository: Path, key: Path | None, **variables: str) -> str:
         """All the steps, to the end; what they said."""
         done = self.attempt(repository, key, **variables)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
         return done.stdout
 
     def attempt(
-        self, repository: Path, key: Path, **variables: str
+        self, repository: Path, key: Path | None, **variables: str
     ) -> subprocess.CompletedProcess[str]:
         """The steps, up to the first that fails."""
         text = (repository / "RESTORE.txt").read_text()
@@ -96,7 +97,9 @@ class Reader:
             check=False,
         )
 
-    def script(self, text: str, repository: Path, key: Path) -> str:
+    def script(self, text: str, repository: Path, key: Path | None) -> str:
+        """With a key file, or without one with the secret key that gpg has."""
+        other = r"^gpg -d .*\n" if key else r"^age -d -i YOUR-KEY-FILE .*\n"
         commands = commands_in(text)
         choose = next(line for line in commands if line.startswith("ls "))
         chosen = self.output_of(choose, repository).split()[-1]
@@ -104,7 +107,8 @@ class Reader:
         script = "\n".join(commands)
         for written, meant in (
             (r"^B=.*$", f"B={chosen}"),
-            (r"YOUR-KEY-FILE", str(key)),
+            (other, ""),
+            *([(r"YOUR-KEY-FILE", str(key))] if key else []),
             (r"^export PGHOST=.*$", server),
             (r"(?<=[ =])restored(?=\s)", RESTORED),
             # Others may be at it on this machine too.
@@ -350,6 +354,27 @@ def test_an_ssh_key_opens_a_backup_in_the_steps_and_in_pgkeep(
     reader.perform(workbench.repository, key)
     assert_same(take_picture(source), restored())
     workbench.pgkeep("restore", "shop", "--target", target, "--identity", str(key))
+    assert_same(take_picture(source), take_picture(target))
+
+
+def test_a_gpg_key_opens_a_backup_in_the_steps_and_in_pgkeep(
+    workbench: Workbench,
+    new_database: Callable[[], str],
+    new_keyring: Callable[[], ThrowAwayKeyring],
+    reader: Reader,
+    restored: Callable[[], Picture],
+) -> None:
+    keyring = new_keyring()
+    keyring.new_key("Admin <admin@projectx.example>")
+    source, target = new_database(), new_database()
+    load_statements(source, SMALL)
+    recipient = ("--recipient", "gpg:admin@projectx.example", "--gpg-home", str(keyring.home))
+    workbench.init(source, "shop", *recipient)
+    workbench.monkeypatch.delenv("PGKEEP_IDENTITY")
+    workbench.pgkeep("backup", "shop")
+    assert "all whole" in reader.perform(workbench.repository, None, GNUPGHOME=str(keyring.home))
+    assert_same(take_picture(source), restored())
+    workbench.pgkeep("restore", "shop", "--target", target)
     assert_same(take_picture(source), take_picture(target))
 
 

@@ -259,9 +259,9 @@ def test_a_changed_byte_is_found_out_by_whoever_reads_an_object(remote: Remote) 
     item = StoredObject(name, len(DATA))
     remote.proxy.on(FlipAnswer(), method="GET")
     with pytest.raises((DamagedObject, StoreUnavailable), match=r"damaged|checksum"):
-        fetch(remote.patient(), item)
+        ObjectSource([remote.patient()]).fetch(item)
     remote.proxy.clear()
-    assert fetch(remote.patient(), item) == DATA
+    assert ObjectSource([remote.patient()]).fetch(item) == DATA
 
 
 def test_an_empty_listing_hides_nothing_that_is_asked_for_by_name(filled: Remote) -> None:

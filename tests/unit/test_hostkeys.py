@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from keyrings import ThrowAwayKeyring
 from pgkeep.errors import ConfigurationError, KeyUnusable
 from pgkeep.repository.hostkeys import Epoch, HostKeys, write_private
 from pgkeep.sealing import (
@@ -43,7 +45,7 @@ def clock() -> FakeClock:
 def opens(identity: X25519Identity, epoch: Epoch) -> bool:
     """Whether an operator's key opens the epoch's private half, and it is the right one."""
     operators = load_identities(f"{identity}\n".encode(), passphrase=None, name="test")
-    private = load_epoch(open_with(operators, epoch.sealed_key))
+    private = load_epoch(open_with(operators, epoch.sealed.age or b""))
     return EpochKey(private.recipient).id == epoch.id
 
 
@@ -192,6 +194,42 @@ def test_an_epoch_that_is_damaged_in_one_field_is_replaced(
     second = keys.epoch([TO_ALICE], now=clock.advance(timedelta(hours=1)))
     assert second.id != first.id
     assert opens(ALICE, second)
+
+
+def test_an_epoch_for_gpg_keys_is_for_their_fingerprints(
+    keys: HostKeys, folder: Path, clock: FakeClock, new_keyring: Callable[[], ThrowAwayKeyring]
+) -> None:
+    keyring = new_keyring()
+    first_key = keyring.new_key("Ann <ann@example.com>")
+
+    def current(*recipients: str) -> Epoch:
+        return HostKeys(folder).epoch(recipients, now=clock(), gpg_home=keyring.home)
+
+    both = current("gpg:ann@example.com", TO_BOB)
+    assert opens(BOB, both)
+    assert both.sealed.gpg is not None
+    private = load_epoch(keyring.ours.open(both.sealed.gpg))
+    assert EpochKey(private.recipient).id == both.id
+    assert current(TO_BOB, f"gpg:{first_key}") == both
+    alone = current("gpg:ann@example.com")
+    assert (alone.id != both.id, alone.sealed.age) == (True, None)
+    keyring.revoke(first_key)
+    with pytest.raises(KeyUnusable, match="was revoked"):
+        current("gpg:ann@example.com")
+    keyring.new_key("Ann Again <ann@example.com>")
+    assert current("gpg:ann@example.com").id not in (alone.id, both.id)
+
+
+def test_an_epoch_whose_form_for_gpg_is_damaged_is_replaced(
+    keys: HostKeys, folder: Path, clock: FakeClock
+) -> None:
+    first = keys.epoch([TO_ALICE], now=clock())
+    path = folder / "epoch.json"
+    document = json.loads(path.read_bytes())
+    assert document["sealed_gpg"] == ""
+    for text in ("00", None, 7):
+        path.write_text(json.dumps({**document, "sealed_gpg": text}))
+        assert keys.epoch([TO_ALICE], now=clock()).id != first.id
 
 
 def test_the_private_half_of_an_epoch_is_not_kept(keys: HostKeys, folder: Path) -> None:

@@ -154,7 +154,9 @@ def test_a_stored_repository_of_format_1_stays_readable() -> None:
     assert made.path == "shop/daily/2026-01-15/20260115T060000Z-0123abcd/manifest.json"
     assert not repository.lacks(made.all_objects)
 
-    epoch = load_epoch(repository.sealed_epoch_key(made.epoch))  # not sealed, for this test
+    epoch = load_epoch(
+        repository.sealed_epoch_key(made.epoch).age or b""
+    )  # not sealed, for this test
     index = X25519Identity.parse((FORMAT_1 / "index.key").read_text().strip())
     described = repository.contents(made, [index])
     assert described == repository.contents(made, [epoch])

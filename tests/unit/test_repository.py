@@ -27,7 +27,14 @@ from pgkeep.repository.hostkeys import Epoch
 from pgkeep.repository.manifests import dump_contents, dump_manifest
 from pgkeep.repository.objects import StreamWriter
 from pgkeep.repository.repository import Listing, Repository, choose_backup
-from pgkeep.sealing import PublicSigner, SigningKey, X25519Identity, allowed_signers, new_epoch
+from pgkeep.sealing import (
+    PublicSigner,
+    SealedKey,
+    SigningKey,
+    X25519Identity,
+    allowed_signers,
+    new_epoch,
+)
 from pgkeep.testing import FaultyStore, MemoryStore
 
 KEY = SigningKey.generate()
@@ -62,7 +69,7 @@ def repository(store: FaultyStore) -> Repository:
 @pytest.fixture
 def epoch() -> Epoch:
     key, private = new_epoch()
-    return Epoch(key, b"sealed " + private[:8])
+    return Epoch(key, SealedKey(b"sealed " + private[:8]))
 
 
 def a_backup(days: int = 0, *, digits: str = "0123abcd", **changes: object) -> dict[str, object]:
@@ -330,13 +337,13 @@ def test_contents_are_opened_by_the_index_key_and_by_the_epoch(
 ) -> None:
     key, private = new_epoch()
     index = X25519Identity.generate()
-    made = publish_example(repository, Epoch(key, private), KEY, index.recipient)
+    made = publish_example(repository, Epoch(key, SealedKey(private)), KEY, index.recipient)
     found = repository.contents(made, [index])
     assert found.backup == made.backup
     assert found.tables[0].name.name == "customers"
     with pytest.raises(KeyMissing):
         repository.contents(made, [X25519Identity.generate()])
-    assert repository.sealed_epoch_key(made.epoch) == private
+    assert repository.sealed_epoch_key(made.epoch) == SealedKey(private)
 
 
 def test_the_contents_of_another_backup_are_refused(repository: Repository) -> None:
@@ -353,13 +360,39 @@ def test_prepare_keeps_keys_and_signers_that_are_there(
 ) -> None:
     key, _ = new_epoch()
     repository.prepare(epoch, KEY.public)
-    repository.prepare(Epoch(key, b"second"), STRANGER.public)
-    assert memory.files[epoch.path] == epoch.sealed_key
+    repository.prepare(Epoch(key, SealedKey(b"second")), STRANGER.public)
+    assert memory.files[f"keys/{epoch.id}.age"] == epoch.sealed.age
     assert memory.files[f"keys/{key.id}.age"] == b"second"
     assert repository.signers_here() == (KEY.public, STRANGER.public)
     assert memory.files["keys/allowed_signers"].decode() == allowed_signers(
         [KEY.public, STRANGER.public]
     )
+
+
+def test_prepare_keeps_each_form_of_an_epochs_key(
+    repository: Repository, memory: MemoryStore, epoch: Epoch
+) -> None:
+    both = Epoch(epoch.key, SealedKey(b"for age", b"for gpg"))
+    repository.prepare(both, KEY.public)
+    assert repository.epochs() == (epoch.id,)
+    assert repository.sealed_epoch_key(epoch.id) == both.sealed
+    memory.delete(f"keys/{epoch.id}.gpg")  # as if it had ended between the two
+    repository.prepare(both, KEY.public)
+    assert repository.sealed_epoch_key(epoch.id) == both.sealed
+
+
+def test_an_epochs_key_that_is_here_in_no_form_is_missing(repository: Repository) -> None:
+    assert repository.epochs() == ()
+    with pytest.raises(ObjectMissing, match=r"keys/0011223344556677\.age is missing from memory:"):
+        repository.sealed_epoch_key("0011223344556677")
+
+
+def test_prepare_brings_the_way_to_restore_up_to_date(
+    repository: Repository, memory: MemoryStore, epoch: Epoch
+) -> None:
+    memory.put("RESTORE.txt", b"as an older version wrote it")
+    repository.prepare(epoch, KEY.public)
+    assert memory.files["RESTORE.txt"].startswith(b"HOW TO RESTORE")
 
 
 def test_prepare_writes_nothing_twice(

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 from pgkeep import __version__
 from pgkeep.backup.earlier import Earlier, look_back, whole_tables
@@ -35,7 +36,7 @@ from pgkeep.repository.hostkeys import Epoch, HostKeys
 from pgkeep.repository.instructions import restore_script
 from pgkeep.repository.manifests import dump_contents
 from pgkeep.repository.objects import StreamWriter
-from pgkeep.sealing import X25519Recipient
+from pgkeep.sealing import X25519Recipient, check_recipients
 
 PUBLISHING = "publishing"
 
@@ -56,6 +57,7 @@ class BackupRequest:
     jobs: int
     now: Callable[[], datetime]
     read_everything: bool = False
+    gpg_home: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +75,9 @@ class BackupResult:
 def back_up(request: BackupRequest, reporter: Reporter) -> BackupResult:
     """Make one backup in every repository that keeps up, or raise and leave none."""
     started = request.now().astimezone(UTC)
+    _check_recipients(request, started, reporter)
     signer = request.keys.signing_key().public
-    epoch = request.keys.epoch(request.recipients, now=started)
+    epoch = request.keys.epoch(request.recipients, now=started, gpg_home=request.gpg_home)
     with request.copies.writing(f"backup of {request.database!r}"):
         request.copies.prepare(epoch, signer)
         backup = BackupId.begin(started)
@@ -85,6 +88,13 @@ def back_up(request: BackupRequest, reporter: Reporter) -> BackupResult:
         manifest = _seal(request, contents, reading, earlier, store, started)
         _publish(request, manifest, reporter)
     return BackupResult(manifest, contents, reading.differing, request.copies.behind)
+
+
+def _check_recipients(request: BackupRequest, now: datetime, reporter: Reporter) -> None:
+    for problem in check_recipients(request.recipients, request.gpg_home, now=now):
+        if problem.error is not None:
+            raise problem.error
+        reporter.report(Noticed(problem.message, problem.hint))
 
 
 def plan_only(request: BackupRequest) -> BackupPlan:

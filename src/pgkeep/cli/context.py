@@ -23,6 +23,7 @@ from pgkeep.cli.progress import CliReporter, PlainReporter, QuietReporter, Termi
 from pgkeep.config import Config, RepositoryConfig, Secret
 from pgkeep.errors import (
     ConfigurationError,
+    DamagedObject,
     KeyMissing,
     KeyUnusable,
     NotAuthentic,
@@ -38,11 +39,12 @@ from pgkeep.repository.hostkeys import HostKeys
 from pgkeep.repository.objects import ObjectSource
 from pgkeep.repository.repository import Listing, Repository, merge_listings, open_contents
 from pgkeep.sealing import (
-    EpochKey,
     Identity,
+    Keyring,
     PublicSigner,
+    SealedKey,
     X25519Identity,
-    load_epoch,
+    load_epoch_of,
     load_identities,
     open_with,
     read_allowed_signers,
@@ -80,6 +82,7 @@ class Context:
     quiet: bool
     repository_urls: tuple[str, ...] = ()
     identity_paths: tuple[Path, ...] = ()
+    gpg_home_option: Path | None = None
     signers_path: Path | None = None
     trusted_fingerprints: tuple[str, ...] = ()
     out: Console = field(default_factory=lambda: Console(highlight=False, soft_wrap=True))
@@ -113,6 +116,11 @@ class Context:
                 f"[yellow]![/] the secret of {setting} stands in {escape(str(config.origin))}:"
                 f' better {key} = {{ env = "..." }} or {{ file = "..." }}'
             )
+
+    @property
+    def gpg_home(self) -> Path | None:
+        """The folder of gpg's keyring, unless it is gpg's own."""
+        return self.gpg_home_option or self.config.encryption.gpg_home
 
     @property
     def keys(self) -> HostKeys:
@@ -270,9 +278,7 @@ class Context:
     def identities(self) -> tuple[Identity, ...]:
         """The operator's keys, from --identity or the environment. Asked for once."""
         if self._identities is None:
-            paths = self.identity_paths
-            if not paths and (named := os.environ.get(IDENTITY_VARIABLE)):
-                paths = (Path(named),)
+            paths = self._paths_of_identities()
             if not paths:
                 raise KeyMissing(
                     "opening a backup needs a key, and none was given",
@@ -287,6 +293,10 @@ class Context:
             self._identities = tuple(found)
         return self._identities
 
+    def _paths_of_identities(self) -> tuple[Path, ...]:
+        named = os.environ.get(IDENTITY_VARIABLE)
+        return self.identity_paths or ((Path(named),) if named else ())
+
     def epoch_identity(self, found: Found) -> X25519Identity:
         """The key that a backup's objects are sealed to, opened with the operator's."""
         manifest = found.manifest
@@ -297,23 +307,48 @@ class Context:
             sealed = repository.sealed_epoch_key(manifest.epoch)
         except ObjectMissing as exc:
             raise KeyMissing(
-                f"keys/{manifest.epoch}.age is missing from {repository.store.url}, and backup"
-                f" {manifest.backup} cannot be opened without it",
-                hint="Copy that file from another repository of the same databases.",
+                f"{exc.message}, and backup {manifest.backup} cannot be opened without it",
+                hint=exc.hint,
             ) from exc
+        private = self.open_epoch_key(sealed, f"backup {manifest.backup}")
+        return load_epoch_of(manifest.epoch, private)
+
+    def open_epoch_key(self, sealed: SealedKey, what: str) -> bytes:
+        """An epoch's private half, which opens `what`: by an identity that was given, else by gpg.
+
+        An error names everything that was tried.
+        """
+        failure: PgkeepError | None = None
+        if sealed.age is not None and (sealed.gpg is None or self._paths_of_identities()):
+            try:
+                return self._open_with_identities(sealed.age, what)
+            except (KeyMissing, DamagedObject) as exc:
+                if sealed.gpg is None:
+                    raise
+                failure = exc
+        assert sealed.gpg is not None
         try:
-            identity = load_epoch(open_with(self.identities(), sealed))
+            return Keyring(self.gpg_home).open(sealed.gpg, os.environ.get(PASSPHRASE_VARIABLE))
+        except PgkeepError as exc:
+            if sealed.age is None:
+                raise
+            tried = failure.message if failure else "no identity was given"
+            raise type(failure or exc)(
+                f"{tried}; and {exc.message}",
+                hint=f"{exc.hint} Or pass the --identity FILE of a recipient.",
+            ) from exc
+
+    def _open_with_identities(self, sealed: bytes, what: str) -> bytes:
+        try:
+            return open_with(self.identities(), sealed)
         except KeyMissing as exc:
-            given = ", ".join(item.label[:24] + "…" for item in self.identities())
+            if not self._identities:
+                raise
+            given = ", ".join(item.label[:24] + "…" for item in self._identities)
             raise KeyMissing(
-                f"none of the keys given opens backup {manifest.backup} (given: {given})",
+                f"none of the keys given opens {what} (given: {given})",
                 hint="Pass the identity file that belongs to one of the configured recipients.",
             ) from exc
-        if EpochKey(identity.recipient).id != manifest.epoch:
-            raise NotAuthentic(
-                f"keys/{manifest.epoch}.age in {repository.store.url} holds another key"
-            )
-        return identity
 
     def contents(self, found: Found) -> Contents:
         """A table of contents, by this host's index key or else by the operator's."""
@@ -392,9 +427,13 @@ def _ask_passphrase(prompt: str) -> str:
 
 
 def command_options(
-    *, repository: bool = False, identity: bool = False
+    *, repository: bool = False, identity: bool = False, trust: bool | None = None
 ) -> Callable[[Callable[..., R]], Callable[..., R]]:
-    """The options that commands share; the function gets them as one `Context`, its first."""
+    """The options that commands share; the function gets them as one `Context`, its first.
+
+    `trust` is for what reads backups: where a repository can be named, unless it is said otherwise.
+    """
+    shared = _shared(repository, identity, repository if trust is None else trust)
 
     def decorate(function: Callable[..., R]) -> Callable[..., R]:
         @wraps(function)
@@ -405,6 +444,7 @@ def command_options(
                 quiet=values.pop("quiet"),
                 repository_urls=values.pop("repository_urls", ()),
                 identity_paths=values.pop("identity_paths", ()),
+                gpg_home_option=values.pop("gpg_home", None),
                 signers_path=values.pop("signers_path", None),
                 trusted_fingerprints=values.pop("trusted_fingerprints", ()),
             )
@@ -412,14 +452,14 @@ def command_options(
             return function(context, **values)
 
         wrapped: Callable[..., R] = run
-        for option in reversed(_shared(repository=repository, identity=identity)):
+        for option in reversed(shared):
             wrapped = option(wrapped)
         return wrapped
 
     return decorate
 
 
-def _shared(*, repository: bool, identity: bool) -> list[Callable[..., Any]]:
+def _shared(repository: bool, identity: bool, trust: bool) -> list[Callable[..., Any]]:
     options: list[Callable[..., Any]] = []
     if repository:
         options.append(
@@ -431,6 +471,7 @@ def _shared(*, repository: bool, identity: bool) -> list[Callable[..., Any]]:
                 help="Use this repository, not the configured ones (needs no configuration).",
             )
         )
+    if trust:
         options.append(
             click.option(
                 "--allowed-signers",
@@ -456,6 +497,13 @@ def _shared(*, repository: bool, identity: bool) -> list[Callable[..., Any]]:
                 multiple=True,
                 type=click.Path(path_type=Path),
                 help=f"A key that opens backups; repeatable (or {IDENTITY_VARIABLE}).",
+            )
+        )
+        options.append(
+            click.option(
+                "--gpg-home",
+                type=click.Path(path_type=Path),
+                help="The folder of the gpg keyring that opens backups.  [default: gpg's own]",
             )
         )
     options += [

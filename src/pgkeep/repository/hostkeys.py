@@ -23,12 +23,12 @@ from pathlib import Path
 from pgkeep.errors import ConfigurationError, KeyUnusable
 from pgkeep.sealing import (
     EpochKey,
+    Recipients,
+    SealedKey,
     SigningKey,
     X25519Identity,
     X25519Recipient,
     new_epoch,
-    parse_recipient,
-    seal_to,
 )
 
 EPOCH_AGE = timedelta(days=90)
@@ -36,19 +36,14 @@ EPOCH_AGE = timedelta(days=90)
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """Where objects of a period are sealed to; `sealed_key` may be shown to anybody."""
+    """Where objects of a period are sealed to; `sealed` may be shown to anybody."""
 
     key: EpochKey
-    sealed_key: bytes
+    sealed: SealedKey
 
     @property
     def id(self) -> str:
         return self.key.id
-
-    @property
-    def path(self) -> str:
-        """Where a repository keeps the sealed private half."""
-        return f"keys/{self.id}.age"
 
 
 class HostKeys:
@@ -92,23 +87,27 @@ class HostKeys:
         except OSError:
             return None
 
-    def epoch(self, recipients: Sequence[str], *, now: datetime) -> Epoch:
+    def epoch(
+        self, recipients: Sequence[str], *, now: datetime, gpg_home: Path | None = None
+    ) -> Epoch:
         """The current epoch for exactly these recipients; a new one when they or time changed."""
         if not recipients:
             raise ConfigurationError(
                 "no recipient is configured, so nobody could open a backup",
                 hint="Run pgkeep init, or set encryption.recipients to a public key (age1...).",
             )
-        wanted = sha256("\n".join(sorted(recipients)).encode()).hexdigest()
+        operators = Recipients.find(recipients, gpg_home)
+        wanted = sha256("\n".join(operators.names).encode()).hexdigest()
         path = self._folder / "epoch.json"
         current = _load_epoch(path, wanted, now)
         if current is not None:
             return current
         key, private = new_epoch()
-        epoch = Epoch(key, seal_to([parse_recipient(text) for text in recipients], private))
+        epoch = Epoch(key, operators.seal(private))
         document = {
             "recipient": str(key.recipient),
-            "sealed": epoch.sealed_key.hex(),
+            "sealed": (epoch.sealed.age or b"").hex(),
+            "sealed_gpg": (epoch.sealed.gpg or b"").hex(),
             "for": wanted,
             "begun": now.astimezone(UTC).isoformat(),
         }
@@ -185,7 +184,8 @@ def _identity_in(data: bytes, path: Path) -> X25519Identity:
 
 def _epoch_check(document: dict[str, str]) -> str:
     """A hash of the rest: a damaged `sealed` would go unseen until nobody can open a backup."""
-    fields = [str(document[name]) for name in ("recipient", "sealed", "for", "begun")]
+    names = ("recipient", "sealed", "sealed_gpg", "for", "begun")
+    fields = [str(document[name]) for name in names]
     return sha256("\n".join(fields).encode()).hexdigest()
 
 
@@ -198,6 +198,7 @@ def _load_epoch(path: Path, wanted: str, now: datetime) -> Epoch | None:
         if document["for"] != wanted or not timedelta(0) <= now - begun < EPOCH_AGE:
             return None
         recipient = X25519Recipient.parse(document["recipient"])
-        return Epoch(EpochKey(recipient), bytes.fromhex(document["sealed"]))
+        forms = (bytes.fromhex(document[name]) or None for name in ("sealed", "sealed_gpg"))
+        return Epoch(EpochKey(recipient), SealedKey(*forms))
     except (OSError, ValueError, KeyError, TypeError, KeyUnusable):
         return None

@@ -26,7 +26,8 @@ HOW TO RESTORE FROM THIS REPOSITORY WITHOUT PGKEEP
 
 You need: age, zstd, sha256sum, ssh-keygen, and psql and pg_restore of at least the version of the
 database that was backed up; a copy of this folder; and a key that the backups were sealed to (an
-age identity file, or an SSH private key). Work in this folder, in a shell:
+age identity file, an SSH private key, or a secret key in a keyring of gpg). Work in this folder,
+in a shell:
 
 1. Choose a backup. The newest of a database called shop, whatever its tier:
 
@@ -51,6 +52,10 @@ age identity file, or an SSH private key). Work in this folder, in a shell:
      umask 077
      E=$(grep -o '"epoch":"[0-9a-f]*"' $B/manifest.json | cut -d'"' -f4)
      age -d -i YOUR-KEY-FILE keys/$E.age > /dev/shm/epoch.key
+
+   Or with a secret key of gpg, instead of the last line (GNUPGHOME may name another keyring):
+
+     gpg -d keys/$E.gpg > /dev/shm/epoch.key
 
 5. Open the restore script of the backup, and read it before you run it:
 

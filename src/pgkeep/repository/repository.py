@@ -1,6 +1,6 @@
 """A repository: a store with a known layout, in which a signed manifest makes a backup.
 
-    repo.json  RESTORE.txt  keys/<epoch>.age  keys/allowed_signers
+    repo.json  RESTORE.txt  keys/<epoch>.age (.gpg)  keys/allowed_signers
     objects/<xx>/<sha256>
     <database>/<tier>/<when>/<id>/manifest.json(.sig)
 
@@ -11,6 +11,7 @@ moment leaves whole backups and nothing else that is visible.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from pgkeep.repository.manifests import dump_manifest, load_contents, load_manif
 from pgkeep.repository.objects import ObjectSource, read_objects
 from pgkeep.sealing import (
     PublicSigner,
+    SealedKey,
     SigningKey,
     X25519Identity,
     allowed_signers,
@@ -46,6 +48,7 @@ _DESCRIPTION = "repo.json"
 _RESTORE_TEXT = "RESTORE.txt"
 _SIGNERS = "keys/allowed_signers"
 _NEWEST = 20
+_KEY_NAME = re.compile(r"keys/([0-9a-f]{16})\.(?:age|gpg)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +123,11 @@ class Repository:
 
     def prepare(self, epoch: Epoch, signer: PublicSigner) -> None:
         """See to it that what opens and checks the coming backup is here before the backup is."""
-        if self._missing(_RESTORE_TEXT):
+        if self._found(_RESTORE_TEXT) != RESTORE_TEXT.encode():
             self.store.put(_RESTORE_TEXT, RESTORE_TEXT.encode())
-        if self._missing(epoch.path):
-            self.store.put(epoch.path, epoch.sealed_key)
+        for ending, data in epoch.sealed.files.items():
+            if self._missing(_key_path(epoch.id, ending)):
+                self.store.put(_key_path(epoch.id, ending), data)
         known = self._signers_text()
         if signer not in read_allowed_signers(known):
             self.store.put(_SIGNERS, (known + allowed_signers([signer])).encode())
@@ -194,11 +198,36 @@ class Repository:
 
     def has_epoch_key(self, epoch: str) -> bool:
         """Whether the sealed private half of an epoch is here."""
-        return not self._missing(f"keys/{epoch}.age")
+        return epoch in self.epochs()
 
-    def sealed_epoch_key(self, epoch: str) -> bytes:
-        """The sealed private half of an epoch."""
-        return self.store.get(f"keys/{epoch}.age")
+    def epochs(self) -> tuple[str, ...]:
+        """The epochs whose private half is here, sealed."""
+        found = (_KEY_NAME.fullmatch(file.name) for file in self.store.list("keys/"))
+        return tuple(sorted({match[1] for match in found if match}))
+
+    def sealed_epoch_key(self, epoch: str) -> SealedKey:
+        """The sealed private half of an epoch; `ObjectMissing` if it is here in no form."""
+        age = self._found(_key_path(epoch, "age"))
+        gpg = self._found(_key_path(epoch, "gpg"))
+        if age is None and gpg is None:
+            raise ObjectMissing(
+                f"{_key_path(epoch, 'age')} is missing from {self.store.url}",
+                hint="Copy that file from another repository of the same databases.",
+            )
+        return SealedKey(age, gpg)
+
+    def replace_epoch_key(self, epoch: str, sealed: SealedKey) -> None:
+        """Put another sealing in place: old files go only when the new are here and whole."""
+        for ending, data in sealed.files.items():
+            path = _key_path(epoch, ending)
+            self.store.put(path, data)
+            if self.store.get(path) != data:
+                raise StoreError(
+                    f"{self.store.url} does not give back {path} as it was written",
+                    hint="Do the same again, or copy that file from another repository.",
+                )
+        for ending in {"age", "gpg"} - sealed.files.keys():
+            self.store.delete(_key_path(epoch, ending))
 
     def signers_here(self) -> tuple[PublicSigner, ...]:
         """The signers that the repository itself names: to show, never to trust unasked."""
@@ -233,10 +262,17 @@ class Repository:
             return True
         return False
 
-    def _signers_text(self) -> str:
+    def _found(self, name: str) -> bytes | None:
         with suppress(ObjectMissing):
-            return self.store.get(_SIGNERS).decode("utf-8", "replace")
-        return ""
+            return self.store.get(name)
+        return None
+
+    def _signers_text(self) -> str:
+        return (self._found(_SIGNERS) or b"").decode("utf-8", "replace")
+
+
+def _key_path(epoch: str, ending: str) -> str:
+    return f"keys/{epoch}.{ending}"
 
 
 def open_contents(

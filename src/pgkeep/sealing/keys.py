@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_private_key,
 )
 
-from pgkeep.errors import DamagedObject, KeyMissing, KeyUnusable
+from pgkeep.errors import DamagedObject, KeyMissing, KeyUnusable, NotAuthentic
 from pgkeep.sealing.age import X25519Identity, X25519Recipient
 
 PassphraseCallback = Callable[[str], str]
@@ -69,7 +69,7 @@ def parse_recipient(text: str) -> Recipient:
         return _parse_ssh_recipient(f"{words[0]} {words[1]}")
     raise KeyUnusable(
         f'not a recipient that can be sealed to: "{_shorten(text)}"',
-        hint="A recipient is age1..., ssh-ed25519 AAAA... or ssh-rsa AAAA...",
+        hint="A recipient is age1..., ssh-ed25519 AAAA..., ssh-rsa AAAA... or gpg:NAME.",
     )
 
 
@@ -308,3 +308,17 @@ def load_epoch(text: bytes) -> X25519Identity:
     if len(keys) != 1:
         raise KeyUnusable(f"an epoch's identity file holds {len(keys)} keys instead of one")
     return X25519Identity.parse(keys[0])
+
+
+def load_epoch_of(epoch: str, text: bytes) -> X25519Identity:
+    """As `load_epoch`; `NotAuthentic` if it is not the key of the epoch with this id.
+
+    A signed manifest names its epoch, so that nobody can put a key of their own in its place.
+    """
+    try:
+        identity = load_epoch(text)
+    except KeyUnusable as exc:
+        raise NotAuthentic(f"the sealed key of epoch {epoch} holds something else") from exc
+    if EpochKey(identity.recipient).id != epoch:
+        raise NotAuthentic(f"the sealed key of epoch {epoch} holds another key")
+    return identity

@@ -60,6 +60,7 @@ def backup(
             jobs=context.jobs(jobs, context.config.database(database).jobs),
             now=context.now,
             read_everything=read_all,
+            gpg_home=context.gpg_home,
         )
         if dry_run:
             for line in describe_plan(plan_only(request)):

@@ -9,6 +9,7 @@ from getpass import getpass
 from pathlib import Path
 
 import rich_click as click
+from rich.markup import escape
 from rich.panel import Panel
 
 from pgkeep.cli.context import PASSPHRASE_VARIABLE, SIGNER_COMMENT, Context, command_options
@@ -16,7 +17,7 @@ from pgkeep.config import DEFAULT_NAME, default_state_dir, parse
 from pgkeep.errors import ConfigurationError, ExitCode, UsageError
 from pgkeep.postgres.address import Address
 from pgkeep.repository.hostkeys import HostKeys, write_private
-from pgkeep.sealing import X25519Identity, parse_recipient, seal_with_passphrase
+from pgkeep.sealing import Recipients, X25519Identity, seal_with_passphrase
 from pgkeep.stores import open_store
 
 _IDENTITY_NAME = "pgkeep-identity.txt"
@@ -33,8 +34,8 @@ url = {url}
 url = {repository}
 
 [encryption]
-# Whoever holds the private half of one of these opens the backups. ssh keys work too.
-recipients = [{recipients}]
+# Whoever holds the private half of one of these opens the backups. ssh keys and gpg:NAME work too.
+recipients = [{recipients}]{gpg_home}
 # Whose backups are believed at restore: this host's signing key.
 trusted_signers = [{signer}]
 """
@@ -51,8 +52,11 @@ trusted_signers = [{signer}]
     "--recipient",
     "recipients",
     multiple=True,
-    help="A public key that opens backups (age1... or an ssh key); repeatable. Without one, a new"
-    " identity is made.",
+    help="A public key that opens backups (age1..., an ssh key, or gpg:NAME); repeatable. Without"
+    " one, a new identity is made.",
+)
+@click.option(
+    "--gpg-home", type=click.Path(path_type=Path), help="The folder of the keyring of gpg keys."
 )
 @click.option("--passphrase", is_flag=True, help="Protect the new identity with a passphrase.")
 @click.option(
@@ -76,8 +80,8 @@ def init(
     place = repository or (path.parent / "backups").as_uri()
     _refuse(path, identity_path if not recipients else None)
     open_store(place)
-    for text in recipients:
-        parse_recipient(text)
+    gpg_home = context.gpg_home_option
+    found = Recipients.find(recipients, gpg_home)
     parse({"databases": {database: {"url": "x"}}})
     secret = _passphrase() if passphrase and not recipients else ""
     source = _url_reference(path.parent, database, url_env, url_file)
@@ -95,10 +99,13 @@ def init(
         url=source,
         repository=_toml(place),
         recipients=", ".join(_toml(text) for text in recipients),
+        gpg_home=f"\ngpg_home = {_toml(str(gpg_home.absolute()))}" if gpg_home else "",
         signer=_toml(signer.line),
     )
     write_private(path, document.encode())
     made = identity_path if identity_path.exists() else None
+    for key in found.gpg:
+        context.err.print(f"[green]✓[/] gpg:{escape(key.name)} is the key {key.fingerprint}")
     if context.as_json:
         context.answer(
             {

@@ -1,0 +1,79 @@
+"""pgkeep reseal: other operators for backups that are already there."""
+
+from __future__ import annotations
+
+import rich_click as click
+from rich.markup import escape
+
+from pgkeep.cli import words
+from pgkeep.cli.context import Context, command_options
+from pgkeep.errors import ConfigurationError, ExitCode
+from pgkeep.repository.reseal import Resealed, reseal
+from pgkeep.sealing import Recipients
+
+
+@click.command("reseal")
+@click.option("--dry-run", is_flag=True, help="Show what opens, and change nothing.")
+@command_options(repository=True, identity=True, trust=False)
+def reseal_command(context: Context, dry_run: bool) -> ExitCode:
+    """Let the configured recipients, and nobody else, open the backups that are there.
+
+    Opens each epoch's key with yours and seals it to them; no object and no database is read.
+    """
+    recipients = _recipients(context)
+    done = reseal(context.repositories(), recipients, context.open_epoch_key, dry_run=dry_run)
+    problems = [item.problem for item in done if item.problem is not None]
+    if problems and len(problems) == len(done):
+        raise problems[0]
+    if context.as_json:
+        context.answer(_document(done, recipients, dry_run=dry_run))
+    else:
+        _show(context, done, recipients, dry_run=dry_run)
+    return ExitCode.ATTENTION if problems else ExitCode.DONE
+
+
+def _recipients(context: Context) -> Recipients:
+    configured = context.config.encryption.recipients
+    if not configured:
+        raise ConfigurationError(
+            "no recipient is configured, so nobody could open a backup",
+            hint="Set encryption.recipients to those who are to open the backups.",
+        )
+    return Recipients.find(configured, context.gpg_home)
+
+
+def _document(
+    done: tuple[Resealed, ...], recipients: Recipients, *, dry_run: bool
+) -> dict[str, object]:
+    return {
+        "dry_run": dry_run,
+        "recipients": list(recipients.names),
+        "epochs": [
+            {
+                "epoch": item.epoch,
+                "repositories": list(item.repositories),
+                "opened": item.problem is None,
+                "resealed": item.problem is None and not dry_run,
+                "problem": item.problem.message if item.problem else None,
+            }
+            for item in done
+        ],
+    }
+
+
+def _show(
+    context: Context, done: tuple[Resealed, ...], recipients: Recipients, *, dry_run: bool
+) -> None:
+    what = "would be sealed" if dry_run else "sealed"
+    to = words.count(len(recipients.names), "recipient")
+    for item in done:
+        where = escape(", ".join(item.repositories))
+        if item.problem is None:
+            context.out.print(f"[green]✓[/] epoch {item.epoch}: {what} to {to}, in {where}")
+        else:
+            reason = escape(item.problem.message)
+            context.out.print(
+                f"[yellow]![/] epoch {item.epoch}: left as it is in {where}: {reason}"
+            )
+    if not done:
+        context.out.print("no backups yet, so there is nothing to seal anew")
