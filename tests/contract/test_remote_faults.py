@@ -240,7 +240,7 @@ def test_a_lost_object_is_found_out_before_a_backup_counts(remote: Remote) -> No
     repository, _ = Repository.open_or_create("far", remote.patient(), now=MOMENT)
     remote.proxy.on(remote.lost, method="P*", times=1)
     listed = manifest_in(remote.patient())
-    with pytest.raises(ObjectMissing, match="no such object"):
+    with pytest.raises(ObjectMissing, match="is missing from"):
         repository.publish(listed, SigningKey.generate())
     assert not [file for file in remote.direct.list("") if "manifest" in file.name]
 
