@@ -29,6 +29,7 @@ from pgkeep.errors import (
     NotAuthentic,
     ObjectMissing,
     PgkeepError,
+    StoreError,
     UsageError,
 )
 from pgkeep.model import Contents, Kind, Manifest
@@ -230,6 +231,18 @@ class Context:
         """Tell of something that does not keep this command from its work."""
         self.err.print(f"[yellow]![/] {escape(problem.message)}")
         self.needs_attention = True
+
+    def repositories_to_write(self) -> tuple[Repository, ...]:
+        """As `repositories`, but a place that is empty becomes a repository."""
+        opened: list[Repository] = []
+        for name, place in self.places().items():
+            try:
+                opened.append(self._open_or_create(name, self.open_store(name, place)))
+            except StoreError as exc:
+                self.notice(exc)
+        if not opened:
+            raise ConfigurationError("none of the repositories can be opened")
+        return tuple(opened)
 
     def listing(self, repository: Repository, database: str | None) -> Listing:
         """What is there, with signatures checked."""

@@ -30,6 +30,7 @@ COMMANDS = {
     "show": "show.show",
     "restore": "restore.restore_command",
     "export": "export.export_command",
+    "sync": "sync.sync_command",
     "reseal": "reseal.reseal_command",
 }
 

@@ -1,0 +1,76 @@
+"""pgkeep sync: bring repositories that fell behind to the state of the others."""
+
+from __future__ import annotations
+
+import rich_click as click
+from rich.markup import escape
+
+from pgkeep.cli import words
+from pgkeep.cli.context import Context, command_options
+from pgkeep.errors import ExitCode
+from pgkeep.model import Kind
+from pgkeep.repository.sync import Missing, Synced, find_missing, sync
+
+
+@click.command("sync")
+@click.argument("database", required=False)
+@click.option("--dry-run", is_flag=True, help="Show what is missing where, and copy nothing.")
+@command_options(repository=True)
+def sync_command(context: Context, database: str | None, dry_run: bool) -> ExitCode:
+    """Copy backups to the repositories that lack them. Needs no key that opens any.
+
+    Each repository gets the kinds that it is configured for. Ends with 3 if something is missing
+    still.
+    """
+    repositories = context.repositories() if dry_run else context.repositories_to_write()
+    listings = {one.name: context.listing(one, database) for one in repositories}
+    for listing in listings.values():
+        for problem in listing.problems:
+            context.notice(problem)
+    kinds: dict[str, tuple[Kind, ...]] = {
+        name: place.kinds for name, place in context.places().items()
+    }
+    missing = find_missing(listings, repositories, kinds)
+    if dry_run:
+        done = tuple(Synced(item) for item in missing)
+    else:
+        done = sync(missing, lambda item: _tell(context, item))
+    failed = [item for item in done if item.problem is not None]
+    if context.as_json:
+        context.answer({"dry_run": dry_run, "backups": [_document(item) for item in done]})
+    else:
+        _show(context, done, dry_run=dry_run)
+    left = failed or (missing if dry_run else ()) or context.needs_attention
+    return ExitCode.ATTENTION if left else ExitCode.DONE
+
+
+def _tell(context: Context, item: Missing) -> None:
+    if not context.quiet:
+        context.err.print(f"[dim]{item.manifest.backup} to {escape(item.target.name)}[/]")
+
+
+def _document(item: Synced) -> dict[str, object]:
+    return {
+        "backup": item.missing.manifest.backup,
+        "database": item.missing.manifest.database,
+        "repository": item.missing.target.name,
+        "objects": item.objects,
+        "bytes": item.copied_bytes,
+        "problem": item.problem.message if item.problem else None,
+    }
+
+
+def _show(context: Context, done: tuple[Synced, ...], *, dry_run: bool) -> None:
+    for item in done:
+        manifest, name = item.missing.manifest, escape(item.missing.target.name)
+        what = f"{escape(manifest.database)} {manifest.backup}"
+        if item.problem is not None:
+            context.out.print(f"[red]✗[/] {what} to {name}: {escape(item.problem.message)}")
+        elif dry_run:
+            context.out.print(f"[yellow]![/] {what} is missing from {name}")
+        else:
+            size = words.size(item.copied_bytes)
+            copied = words.count(item.objects, "object")
+            context.out.print(f"[green]✓[/] {what} is now in {name} ({copied}, {size})")
+    if not done:
+        context.out.print("every repository has every backup that it should have")
