@@ -57,6 +57,7 @@ def _settings() -> Iterator[str]:
         ("[repositories.NAME]", config.RepositoryConfig),
         ("[encryption]", config.EncryptionConfig),
         ("[backup]", config.BackupConfig),
+        ("[retention]", config.RetentionConfig),
         ("{ env | file | command }", config.SecretReference),
     )
     for title, model in tables:

@@ -181,6 +181,23 @@ class EncryptionConfig(_Frozen):
     """Signing keys of hosts (`ssh-ed25519 ...`) whose backups are believed at restore."""
 
 
+class RetentionConfig(_Frozen):
+    """How long backups are kept, by their tier. The newest of each kind always is."""
+
+    daily_days: float = Field(default=30, gt=0)
+    """Those filed under daily."""
+    weekly_days: float = Field(default=90, gt=0)
+    """Those filed under weekly."""
+    monthly_days: float = Field(default=365, gt=0)
+    """Those filed under monthly."""
+    schema_days: float = Field(default=90, gt=0)
+    """Those filed under schema."""
+    manual_days: float = Field(default=90, gt=0)
+    """Those filed under manual."""
+    minimum: int = Field(default=3, ge=1)
+    """So many of each database and tier are kept, however old."""
+
+
 class BackupConfig(_Frozen):
     """How a backup is made."""
 
@@ -209,6 +226,7 @@ class Config(_Frozen):
     repositories: dict[Name, RepositoryConfig] = Field(default_factory=dict)
     encryption: EncryptionConfig = EncryptionConfig()
     backup: BackupConfig = BackupConfig()
+    retention: RetentionConfig = RetentionConfig()
     origin: Path | None = None
     """The file that this was read from."""
 

@@ -61,7 +61,7 @@ def made_of(items: list[StoredObject]) -> Manifest:
 def write(shelf: Shelf, *, count: int = 6, size: int = 100) -> Manifest:
     with shelf.copies.writing("test"):
         made = made_of(put_some(shelf, count, size))
-        shelf.copies.publish(made, KEY, NOW)
+        shelf.copies.publish(made, KEY, lambda: NOW)
     return made
 
 
@@ -124,7 +124,7 @@ def test_a_slow_one_stalls_nobody_and_gets_what_it_lacks_from_a_sibling(
         made = made_of(put_some(shelf, 12))
         wait = threading.Timer(0.2, released.set)
         wait.start()
-        shelf.copies.publish(made, KEY, NOW)
+        shelf.copies.publish(made, KEY, lambda: NOW)
     assert shelf.behind == set()
     assert shelf.objects("a") == shelf.objects("b")
     assert len(shelf.objects("b")) == 12
@@ -159,13 +159,14 @@ def test_what_is_condemned_anywhere_is_not_used_again() -> None:
     doomed = made.objects[0].name
     plan = f'{{"at": "{NOW.isoformat()}", "objects": ["{doomed}"]}}'.encode()
     shelf.memory["b"].put("condemned/x.json", plan)
+    nearly = NOW + condemned.GRACE / 2 - timedelta(seconds=1)
     with shelf.copies.writing("test"):
         usable = shelf.copies.reusable()
         assert doomed.path not in usable
         assert made.objects[1].name.path in usable
-        shelf.copies.publish(made, KEY, NOW + condemned.GRACE / 2 - timedelta(seconds=1))
+        shelf.copies.publish(made, KEY, lambda: nearly)
         assert shelf.behind == set()
-        shelf.copies.publish(made, KEY, NOW + condemned.GRACE / 2)
+        shelf.copies.publish(made, KEY, lambda: NOW + condemned.GRACE / 2)
         assert shelf.behind == {"b"}
 
 

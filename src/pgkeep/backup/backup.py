@@ -291,7 +291,7 @@ def _seal(
 def _publish(request: BackupRequest, manifest: Manifest, reporter: Reporter) -> None:
     reporter.report(StageBegan(PUBLISHING))
     key = request.keys.signing_key()
-    request.copies.publish(manifest, key, request.now())
+    request.copies.publish(manifest, key, request.now)
     for copy in request.copies.behind:
         reporter.report(
             Noticed(

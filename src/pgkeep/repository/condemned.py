@@ -8,13 +8,14 @@ A writer uses none of them again, and whoever deletes looks again first (`pgkeep
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from pgkeep.errors import ManifestInvalid, StoreError
-from pgkeep.model import Manifest, ObjectName
+from pgkeep.model import BackupId, Manifest, ObjectName
 from pgkeep.repository.repository import Repository
+from pgkeep.sealing import SigningKey
 
 FOLDER = "condemned/"
 
@@ -28,6 +29,7 @@ class Condemned:
 
     path: str
     at: datetime
+    backups: frozenset[BackupId]
     objects: frozenset[ObjectName]
 
 
@@ -37,13 +39,14 @@ def plans(repository: Repository) -> Iterator[Condemned]:
         try:
             document = json.loads(repository.store.get(file.name))
             at = datetime.fromisoformat(document["at"])
+            backups = frozenset(BackupId(name) for name in document.get("backups", ()))
             objects = frozenset(ObjectName(name) for name in document["objects"])
         except (ValueError, KeyError, TypeError) as exc:
             raise ManifestInvalid(
                 f"{file.name} in {repository.store.url} is damaged",
                 hint="Delete this file: the next prune makes a new plan.",
             ) from exc
-        yield Condemned(file.name, at, objects)
+        yield Condemned(file.name, at, backups, objects)
 
 
 def condemned_paths(repository: Repository) -> set[str]:
@@ -51,7 +54,28 @@ def condemned_paths(repository: Repository) -> set[str]:
     return {name.path for plan in plans(repository) for name in plan.objects}
 
 
-def refuse_doomed(repository: Repository, manifest: Manifest, now: datetime) -> None:
+def publish_safely(
+    repository: Repository, manifest: Manifest, key: SigningKey, now: Callable[[], datetime]
+) -> None:
+    """Publish a backup none of whose objects can be deleted before its manifest is seen.
+
+    No object in a plan half as old as `GRACE` is used, and whoever takes half of `GRACE` from that
+    look to the manifest takes it back: so a plan that was old enough to be carried out before the
+    manifest could be seen is one that was refused. No store has to lock anything for that.
+    """
+    begun = now()
+    _refuse_doomed(repository, manifest, begun)
+    repository.publish(manifest, key)
+    if now() - begun >= GRACE / 2:
+        repository.withdraw(manifest)
+        raise StoreError(
+            f"publishing {manifest.backup} in {repository.store.url} took so long that objects"
+            " which it uses may be gone",
+            hint="Run the backup again.",
+        )
+
+
+def _refuse_doomed(repository: Repository, manifest: Manifest, now: datetime) -> None:
     """`StoreError` if a backup took so long that objects which it uses again may go any moment."""
     names = {item.name for item in manifest.all_objects}
     for plan in plans(repository):

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from pgkeep.errors import DamagedObject, PgkeepError, StoreError
 from pgkeep.model import Manifest, StoredObject
-from pgkeep.repository.condemned import condemned_paths, refuse_doomed
+from pgkeep.repository.condemned import condemned_paths, publish_safely
 from pgkeep.repository.hostkeys import Epoch
 from pgkeep.repository.objects import ObjectSource
 from pgkeep.repository.repository import Repository
@@ -104,7 +104,7 @@ class Copies:
             with self._falling_behind(left[0].name):
                 taken = left[0].offer(path, data, patient=True)
 
-    def publish(self, manifest: Manifest, key: SigningKey, now: datetime) -> None:
+    def publish(self, manifest: Manifest, key: SigningKey, now: Callable[[], datetime]) -> None:
         """Make the backup in each, as soon as it has every object.
 
         What one lacks, since it was slow or behind before, is copied from the others in the end.
@@ -113,16 +113,15 @@ class Copies:
         for lane in sorted(self._healthy(), key=lambda lane: lane.waiting_bytes):
             with self._falling_behind(lane.name):
                 lane.settle()
-                refuse_doomed(lane.repository, manifest, now)
                 if lacking := lane.repository.lacks(manifest.all_objects):
                     later.append((lane, lacking))
                 else:
-                    lane.repository.publish(manifest, key)
+                    publish_safely(lane.repository, manifest, key, now)
         for lane, lacking in later:
             others = [other.store for other in self.healthy if other is not lane.repository]
             with self._falling_behind(lane.name):
                 copy_objects(lacking, ObjectSource(others), lane.repository)
-                lane.repository.publish(manifest, key)
+                publish_safely(lane.repository, manifest, key, now)
 
     def reusable(self) -> Mapping[str, int]:
         """Objects that some repository has and none will delete: their sizes by path."""

@@ -154,6 +154,11 @@ class Repository:
         signature = holder.store.get(f"{manifest.path}.sig")
         self._publish(manifest, holder.store.get(manifest.path), signature)
 
+    def withdraw(self, manifest: Manifest) -> None:
+        """Take back a backup that was just published; its objects stay."""
+        self.store.delete(manifest.path)
+        self.store.delete(f"{manifest.path}.sig")
+
     def _publish(self, manifest: Manifest, data: bytes, signature: bytes) -> None:
         if lacking := self.lacks(manifest.all_objects):
             self.source.check_presence(lacking[0])

@@ -1,0 +1,111 @@
+"""pgkeep prune: delete backups that are no longer kept, in two phases."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import rich_click as click
+from rich.markup import escape
+from rich.table import Table
+
+from pgkeep.cli import words
+from pgkeep.cli.context import Context, command_options
+from pgkeep.config import RetentionConfig
+from pgkeep.errors import ExitCode, PgkeepError
+from pgkeep.model import Tier
+from pgkeep.repository.prune import Pruned, look, prune
+from pgkeep.repository.repository import Listing, Repository
+from pgkeep.repository.retention import Decision, Policy
+
+
+@click.command("prune")
+@click.option("--dry-run", is_flag=True, help="Show what is kept and why, and change nothing.")
+@command_options(repository=True)
+def prune_command(context: Context, dry_run: bool) -> ExitCode:
+    """Delete backups that are older than their tier is kept.
+
+    What is to go is condemned first and deleted by a prune at least a day later, if nothing uses
+    it by then. Needs no key that opens any backup.
+    """
+    policy = _policy(context.config.retention)
+    done: dict[str, Pruned] = {}
+    for repository in context.repositories():
+        try:
+            done[repository.name] = _prune(context, repository, policy, dry_run=dry_run)
+        except PgkeepError as exc:
+            context.notice(exc)
+    if context.as_json:
+        context.answer({name: _document(item) for name, item in done.items()})
+    else:
+        for name, item in done.items():
+            _show(context, name, item, dry_run=dry_run)
+    refused = any(item.refused for item in done.values())
+    return ExitCode.ATTENTION if refused or context.needs_attention else ExitCode.DONE
+
+
+def _prune(context: Context, repository: Repository, policy: Policy, *, dry_run: bool) -> Pruned:
+    def list_backups() -> Listing:
+        return context.listing(repository, None)
+
+    if dry_run:
+        return Pruned(look(list_backups, policy, context.now()))
+    return prune(repository, list_backups, policy, context.now())
+
+
+def _policy(settings: RetentionConfig) -> Policy:
+    days = {tier: getattr(settings, f"{tier.value}_days") for tier in Tier}
+    return Policy({tier: timedelta(days=value) for tier, value in days.items()}, settings.minimum)
+
+
+def _show(context: Context, name: str, item: Pruned, *, dry_run: bool) -> None:
+    out = context.out
+    out.print(f"[bold cyan]{escape(name)}[/]")
+    out.print(_table(item.decisions))
+    if dry_run:
+        return
+    if item.deleted_backups or item.deleted_objects:
+        backups = words.count(len(item.deleted_backups), "backup")
+        objects = words.count(item.deleted_objects, "object")
+        out.print(f"deleted: {backups}, {objects}, {words.size(item.freed_bytes)}")
+    if item.condemned_backups or item.condemned_objects:
+        backups = words.count(item.condemned_backups, "backup")
+        objects = words.count(item.condemned_objects, "object")
+        out.print(f"condemned: {backups}, {objects}: a prune after a day deletes them")
+    if item.refused:
+        files = words.count(item.refused, "file")
+        out.print(f"[yellow]![/] the store keeps {files} (object lock): tried again next time")
+
+
+def _table(decisions: tuple[Decision, ...]) -> Table:
+    table = Table(box=None, padding=(0, 2))
+    for column in ("database", "backup", "tier", "", "why"):
+        table.add_column(column)
+    for one in decisions:
+        manifest = one.manifest
+        mark = "[green]kept[/]" if one.kept else "[yellow]to go[/]"
+        table.add_row(
+            escape(manifest.database), manifest.backup, manifest.tier.value, mark, one.reason
+        )
+    return table
+
+
+def _document(item: Pruned) -> dict[str, object]:
+    return {
+        "backups": [
+            {
+                "database": one.manifest.database,
+                "backup": one.manifest.backup,
+                "tier": one.manifest.tier.value,
+                "kept": one.kept,
+                "age_days": round(one.age.total_seconds() / 86400, 2),
+                "reason": one.reason,
+            }
+            for one in item.decisions
+        ],
+        "condemned_backups": item.condemned_backups,
+        "condemned_objects": item.condemned_objects,
+        "deleted_backups": list(item.deleted_backups),
+        "deleted_objects": item.deleted_objects,
+        "freed_bytes": item.freed_bytes,
+        "refused": item.refused,
+    }
