@@ -31,6 +31,7 @@ COMMANDS = {
     "restore": "restore.restore_command",
     "export": "export.export_command",
     "sync": "sync.sync_command",
+    "verify": "verify.verify_command",
     "prune": "prune.prune_command",
     "reseal": "reseal.reseal_command",
 }

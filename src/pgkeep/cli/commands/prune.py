@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import timedelta
 
 import rich_click as click
 from rich.markup import escape
-from rich.table import Table
 
 from pgkeep.cli import words
 from pgkeep.cli.context import Context, command_options
@@ -60,7 +60,8 @@ def _policy(settings: RetentionConfig) -> Policy:
 def _show(context: Context, name: str, item: Pruned, *, dry_run: bool) -> None:
     out = context.out
     out.print(f"[bold cyan]{escape(name)}[/]")
-    out.print(_table(item.decisions))
+    for line in _lines(item.decisions):
+        out.print(line)
     if dry_run:
         return
     if item.deleted_backups or item.deleted_objects:
@@ -76,17 +77,14 @@ def _show(context: Context, name: str, item: Pruned, *, dry_run: bool) -> None:
         out.print(f"[yellow]![/] the store keeps {files} (object lock): tried again next time")
 
 
-def _table(decisions: tuple[Decision, ...]) -> Table:
-    table = Table(box=None, padding=(0, 2))
-    for column in ("database", "backup", "tier", "", "why"):
-        table.add_column(column)
+def _lines(decisions: tuple[Decision, ...]) -> Iterator[str]:
     for one in decisions:
         manifest = one.manifest
-        mark = "[green]kept[/]" if one.kept else "[yellow]to go[/]"
-        table.add_row(
-            escape(manifest.database), manifest.backup, manifest.tier.value, mark, one.reason
+        mark = "[green]kept [/]" if one.kept else "[yellow]to go[/]"
+        yield (
+            f"  {mark}  {escape(manifest.database)}  {manifest.backup}  {manifest.tier:<7}"
+            f"  [dim]{one.reason}[/]"
         )
-    return table
 
 
 def _document(item: Pruned) -> dict[str, object]:

@@ -1,0 +1,157 @@
+"""pgkeep verify: whether repositories still hold what they should."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import rich_click as click
+from rich.markup import escape
+
+from pgkeep.cli import words
+from pgkeep.cli.context import Context, Found, command_options
+from pgkeep.config import parse_size
+from pgkeep.errors import ExitCode, PgkeepError
+from pgkeep.model import BackupId, Manifest
+from pgkeep.repository.repository import Listing, Repository
+from pgkeep.repository.verify import Damage, ReadingDates, Verified, missing_newest, verify
+
+
+@click.command("verify")
+@click.option(
+    "--read",
+    "read",
+    metavar="SIZE",
+    help='How much to read of the objects: "2GB", or "all".  [default: sizes only]',
+)
+@click.option("--no-heal", is_flag=True, help="Put nothing right.")
+@command_options(repository=True)
+def verify_command(context: Context, read: str | None, no_heal: bool) -> ExitCode:
+    """Check signatures and that every object is there; read those that were not read for longest.
+
+    What is missing or damaged is put right from another repository that has it. Needs no key that
+    opens any backup. Ends with 1 if a backup is harmed still, with 3 if something was put right.
+    """
+    limit = None if read == "all" else parse_size(read) if read else 0
+    dates = ReadingDates(context.config.state_dir / "verified.sqlite")
+    repositories = context.repositories()
+    listings = {one.name: context.listing(one, None) for one in repositories}
+    done: dict[str, Verified] = {}
+    for repository in repositories:
+        siblings = [one for one in repositories if one is not repository]
+        with ExitStack() as stack:
+            if not no_heal:
+                stack.enter_context(repository.exclusive("verify"))
+            done[repository.name] = verify(
+                repository,
+                listings[repository.name],
+                siblings,
+                read_bytes=limit,
+                dates=dates,
+                now=context.now,
+                heal=not no_heal,
+            )
+    behind = list(missing_newest(listings))
+    tables = _tables(context, repositories, listings, done)
+    if context.as_json:
+        context.answer(_document(done, behind, tables))
+    else:
+        _show(context, done, behind, tables)
+    if any(not item.is_whole for item in done.values()):
+        return ExitCode.FAILED
+    attention = behind or any(item.damage for item in done.values()) or context.needs_attention
+    return ExitCode.ATTENTION if attention else ExitCode.DONE
+
+
+def _tables(
+    context: Context,
+    repositories: tuple[Repository, ...],
+    listings: dict[str, Listing],
+    done: dict[str, Verified],
+) -> dict[str, tuple[str, ...]]:
+    """What the harmed objects hold, by their names, as far as this host's index key tells."""
+    names: dict[str, tuple[str, ...]] = {}
+    harmed = {
+        backup for item in done.values() for one in item.damage if not one.healed
+        for backup in one.backups
+    }  # fmt: skip
+    backups = {one.backup: one for item in listings.values() for one in item.backups}
+    index = context.keys.existing_index_key()
+    if index is None:
+        return names
+    for backup in harmed:
+        try:
+            contents = context.contents(Found(backups[backup], repositories))
+        except PgkeepError:
+            continue
+        for table in contents.tables:
+            for part in table.parts:
+                for item in part.text.objects:
+                    names[item.name] = (*names.get(item.name, ()), f"table {table.name}")
+    return names
+
+
+def _show(
+    context: Context,
+    done: dict[str, Verified],
+    behind: list[tuple[str, Manifest]],
+    tables: dict[str, tuple[str, ...]],
+) -> None:
+    out = context.out
+    for name, item in done.items():
+        mark = "[green]✓[/]" if item.is_whole else "[red]✗[/]"
+        read = f"{words.count(item.read_objects, 'object')} read ({words.size(item.read_bytes)})"
+        out.print(
+            f"{mark} [bold]{escape(name)}[/]: {words.count(item.backups, 'backup')},"
+            f" {words.count(item.objects, 'object')}, {read}"
+        )
+        for problem in item.problems:
+            out.print(f"  [red]✗[/] {escape(problem.message)}")
+        for one in item.damage:
+            out.print(f"  {_line(one, tables)}")
+    for name, manifest in behind:
+        out.print(
+            f"[yellow]![/] {escape(name)} lacks {manifest.backup}, the newest backup of"
+            f" {escape(manifest.database)}: run pgkeep sync"
+        )
+
+
+def _line(one: Damage, tables: dict[str, tuple[str, ...]]) -> str:
+    if one.healed:
+        return f"[yellow]![/] {escape(one.problem)}: put right from another repository"
+    what = ", ".join(sorted(set(tables.get(one.item.name, ())))) or "what is in it is not known"
+    return (
+        f"[red]✗[/] {escape(one.problem)}: no other repository has it; it harms"
+        f" {', '.join(one.backups)} ({escape(what)})"
+    )
+
+
+def _document(
+    done: dict[str, Verified],
+    behind: list[tuple[str, Manifest]],
+    tables: dict[str, tuple[str, ...]],
+) -> dict[str, object]:
+    lacks: dict[str, list[BackupId]] = {}
+    for name, manifest in behind:
+        lacks.setdefault(name, []).append(manifest.backup)
+    return {
+        name: {
+            "whole": item.is_whole,
+            "backups": item.backups,
+            "objects": item.objects,
+            "objects_read": item.read_objects,
+            "bytes_read": item.read_bytes,
+            "problems": [problem.message for problem in item.problems],
+            "damage": [
+                {
+                    "object": one.item.name,
+                    "problem": one.problem,
+                    "healed": one.healed,
+                    "backups": list(one.backups),
+                    "tables": sorted(set(tables.get(one.item.name, ()))),
+                }
+                for one in item.damage
+            ],
+            "lacks": lacks.get(name, []),
+        }
+        for name, item in done.items()
+    }

@@ -1,0 +1,204 @@
+"""Whether a repository still holds what it should, and putting right what a sibling can give.
+
+Structure first: every object of every backup is there with its size. Then bytes: objects are read
+and held against their names, those first that were read longest ago. Needs no private key.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+
+from pgkeep.errors import ConfigurationError, DamagedObject, ObjectMissing, PgkeepError, StoreError
+from pgkeep.model import BackupId, Manifest, ObjectName, StoredObject
+from pgkeep.repository.manifests import dump_manifest
+from pgkeep.repository.objects import ObjectSource
+from pgkeep.repository.repository import Listing, Repository
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """An object that is missing or wrong, whom it takes down, and whether it was put right."""
+
+    item: StoredObject
+    problem: str
+    backups: tuple[BackupId, ...]
+    healed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What was found in one repository."""
+
+    backups: int
+    objects: int
+    read_objects: int
+    read_bytes: int
+    damage: tuple[Damage, ...]
+    problems: tuple[PgkeepError, ...]
+    """Manifests that are no backup, and backups that are missing from a chain."""
+
+    @property
+    def is_whole(self) -> bool:
+        return not self.problems and all(item.healed for item in self.damage)
+
+
+class ReadingDates:
+    """When each object was last read and found right, in a file of this host's."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def last_read(self, place: str) -> dict[str, str]:
+        """The time (ISO 8601, UTC) by object name, for the repository at a URL."""
+        with closing(self._open()) as connection:
+            rows = connection.execute("SELECT object, at FROM read WHERE place = ?", (place,))
+            return dict(rows.fetchall())
+
+    def note(self, place: str, names: Sequence[ObjectName], at: datetime) -> None:
+        """Remember that these were right just now."""
+        when = at.astimezone(UTC).isoformat(timespec="microseconds")
+        with closing(self._open()) as connection, connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO read VALUES (?, ?, ?)",
+                [(place, str(name), when) for name in names],
+            )
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            connection = sqlite3.connect(self._path, timeout=30)
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS read"
+                " (place TEXT, object TEXT, at TEXT, PRIMARY KEY (place, object))"
+            )
+        except (OSError, sqlite3.Error) as exc:
+            raise ConfigurationError(
+                f"cannot use {str(self._path)!r}: {exc}",
+                hint="Delete this file: it only says which objects were read when.",
+            ) from exc
+        return connection
+
+
+def verify(
+    repository: Repository,
+    listing: Listing,
+    siblings: Sequence[Repository],
+    *,
+    read_bytes: int | None,
+    dates: ReadingDates,
+    now: Callable[[], datetime],
+    heal: bool,
+) -> Verified:
+    """Check a repository; `read_bytes` is how much to read of objects (None: all of them)."""
+    users = _users(listing.backups)
+    items = {item.name: item for one in listing.backups for item in one.all_objects}
+    lacking = repository.lacks(list(items.values()))
+    found = {item.name: _absence(repository, item) for item in lacking}
+    present = [item for item in items.values() if item.name not in found]
+    right: list[ObjectName] = []
+    size = 0
+    for item in _to_read(present, dates.last_read(repository.store.url), read_bytes):
+        size += item.size_bytes
+        try:
+            repository.source.fetch(item)
+        except (DamagedObject, StoreError) as exc:
+            found[item.name] = exc.message
+        else:
+            right.append(item.name)
+    dates.note(repository.store.url, right, now())
+    damage = tuple(
+        Damage(
+            items[name],
+            problem,
+            users[name],
+            heal and _heal(repository, items[name], siblings),
+        )
+        for name, problem in found.items()
+    )
+    return Verified(
+        backups=len(listing.backups),
+        objects=len(items),
+        read_objects=len(right) + len(found) - len(lacking),
+        read_bytes=size,
+        damage=damage,
+        problems=(*listing.problems, *broken_chains(listing.backups, repository.store.url)),
+    )
+
+
+def broken_chains(backups: Sequence[Manifest], url: str) -> Iterator[PgkeepError]:
+    """Each manifest names the one before it: another in its place is told.
+
+    Pruned backups leave gaps, which are no fault.
+    """
+    known = {(one.database, one.sequence): one for one in backups}
+    for one in backups:
+        before = known.get((one.database, one.sequence - 1))
+        if before is not None and sha256(dump_manifest(before)).hexdigest() != one.previous:
+            yield DamagedObject(
+                f"backup {one.backup} in {url} follows another than {before.backup}",
+                hint="Two hosts may back up one database, or a backup was put in another's place.",
+            )
+
+
+def missing_newest(
+    listings: Mapping[str, Listing],
+) -> Iterator[tuple[str, Manifest]]:
+    """By repository: the newest backup of a database that others have and it has not.
+
+    It fell behind, or somebody put back an old state of it.
+    """
+    everywhere = {one.backup: one for item in listings.values() for one in item.backups}
+    newest: dict[str, Manifest] = {}
+    for one in sorted(everywhere.values(), key=lambda one: (one.started, one.backup)):
+        newest[one.database] = one
+    for name, listing in listings.items():
+        own = {one.database for one in listing.backups}
+        for database, manifest in newest.items():
+            if database in own and manifest not in listing.backups:
+                yield name, manifest
+
+
+def _users(backups: Sequence[Manifest]) -> dict[ObjectName, tuple[BackupId, ...]]:
+    users: dict[ObjectName, tuple[BackupId, ...]] = {}
+    for manifest in backups:
+        for item in manifest.all_objects:
+            users[item.name] = (*users.get(item.name, ()), manifest.backup)
+    return users
+
+
+def _to_read(
+    items: Sequence[StoredObject], dates: Mapping[str, str], limit: int | None
+) -> Iterator[StoredObject]:
+    """Those never read come first, then those read longest ago, up to the limit in bytes."""
+    left = limit
+    for item in sorted(items, key=lambda item: (dates.get(item.name, ""), item.name)):
+        if left is not None:
+            if left <= 0:
+                return
+            left -= item.size_bytes
+        yield item
+
+
+def _absence(repository: Repository, item: StoredObject) -> str:
+    try:
+        repository.source.check_presence(item)
+    except (ObjectMissing, DamagedObject) as exc:
+        return exc.message
+    return ""
+
+
+def _heal(repository: Repository, item: StoredObject, siblings: Sequence[Repository]) -> bool:
+    """Put what a sibling has in its place, and look whether it is right now."""
+    try:
+        data = ObjectSource([sibling.store for sibling in siblings]).fetch(item)
+        repository.store.put(item.name.path, data)
+        repository.source.fetch(item)
+    except (DamagedObject, StoreError):
+        return False
+    return True
