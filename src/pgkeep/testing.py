@@ -25,7 +25,7 @@ from typing import Literal
 import pytest
 
 from pgkeep.errors import ObjectMissing, RepositoryLocked, StoreError
-from pgkeep.stores import Bytes, Store, StoredFile, StoreFacts
+from pgkeep.stores import Bytes, Store, StoreAround, StoredFile, StoreFacts
 from pgkeep.stores.base import checked_name, checked_prefix
 
 __all__ = ["FakeClock", "FaultyStore", "MemoryStore", "Method", "StoreContract"]
@@ -137,7 +137,7 @@ class _Fault:
         return self.only_call in (None, self.seen)
 
 
-class FaultyStore:
+class FaultyStore(StoreAround):
     """A store that does what disks and providers do on bad days, when it is told to.
 
     Names are chosen by shell patterns, in which `*` also matches `/`. `calls` has each call that
@@ -145,7 +145,7 @@ class FaultyStore:
     """
 
     def __init__(self, inner: Store) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._faults: list[_Fault] = []
         self._lost: list[str] = []
         self._changes: list[tuple[str, Callable[[bytes], bytes]]] = []
@@ -182,14 +182,6 @@ class FaultyStore:
 
     # --- the contract -----------------------------------------------------------------------
 
-    @property
-    def url(self) -> str:
-        return self._inner.url
-
-    @property
-    def is_near(self) -> bool:
-        return self._inner.is_near
-
     def put(self, name: str, data: Bytes) -> None:
         self._meet("put", name)
         if not any(fnmatchcase(name, match) for match in self._lost):
@@ -222,9 +214,6 @@ class FaultyStore:
     def exclusive(self, purpose: str) -> AbstractContextManager[None]:
         self._meet("exclusive", purpose)
         return self._inner.exclusive(purpose)
-
-    def facts(self) -> StoreFacts:
-        return self._inner.facts()
 
     def _meet(self, method: Method, name: str) -> None:
         with self._mutex:

@@ -11,10 +11,10 @@ from pgkeep.stores.base import Bytes, Store, StoredFile
 from pgkeep.stores.facts import StoreFacts
 from pgkeep.stores.local import LocalStore
 from pgkeep.stores.remote import Place, StoreSettings, parse_place
-from pgkeep.stores.wrap import RetryingStore, RetryPolicy, ThrottledStore
+from pgkeep.stores.wrap import RetryingStore, RetryPolicy, StoreAround, ThrottledStore
 
 __all__ = [
-    "Bytes", "LocalStore", "RetryPolicy", "RetryingStore", "Store", "StoreFacts",
+    "Bytes", "LocalStore", "RetryPolicy", "RetryingStore", "Store", "StoreAround", "StoreFacts",
     "StoreSettings", "StoredFile", "ThrottledStore", "open_store",
 ]  # fmt: skip
 

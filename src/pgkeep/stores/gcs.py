@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import threading
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from io import BytesIO
 from typing import Any, Protocol, cast
 
@@ -28,11 +27,11 @@ from pgkeep.stores.gcs_errors import (
     translated,
 )
 from pgkeep.stores.gcs_facts import BucketProperties, bucket_facts
-from pgkeep.stores.locking import hold_lock, lock_name
 from pgkeep.stores.remote import (
     CONNECT_SECONDS,
     PerProcess,
     Place,
+    RemoteStore,
     StoreSettings,
     check_endpoint,
 )
@@ -72,7 +71,7 @@ class _Client(Protocol):
     def list_blobs(self, bucket: str, **options: object) -> _Listing: ...
 
 
-class GcsStore:
+class GcsStore(RemoteStore):
     """See `pgkeep.stores.base.Store` for the contract.
 
     The CRC32C goes along with each upload, so Google refuses bytes that changed on the way; what
@@ -81,22 +80,12 @@ class GcsStore:
 
     def __init__(self, place: Place, settings: StoreSettings) -> None:
         _check(settings)
-        self._place = place
-        self._settings = settings
+        super().__init__(place, settings)
         self._client = PerProcess(self._connect)
-        self._bucket_seen = threading.Event()
         check_endpoint(settings.endpoint)
         connect = min(CONNECT_SECONDS, settings.timeout_seconds)
         # The SDK's own retries are off: a wrapper retries.
         self._options = {"timeout": (connect, settings.timeout_seconds), "retry": None}
-
-    @property
-    def url(self) -> str:
-        return self._place.url
-
-    @property
-    def is_near(self) -> bool:
-        return False
 
     def put(self, name: str, data: Bytes) -> None:
         key = self._place.key(name)
@@ -152,13 +141,6 @@ class GcsStore:
                 self._bucket().blob(key).delete(**self._options)
         except ObjectMissing:
             return
-
-    def exclusive(self, purpose: str) -> AbstractContextManager[None]:
-        folder = self._settings.lock_folder
-        if folder is None:
-            raise StoreError(f"cannot lock {self.url}: no folder for its lock file was named")
-        path = folder / lock_name(f"{self._settings.endpoint or ''} {self.url}")
-        return hold_lock(path, url=self.url, purpose=purpose)
 
     def facts(self) -> StoreFacts:
         with self._translating(f"cannot look at {self.url}"):

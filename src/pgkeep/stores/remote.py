@@ -6,6 +6,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 
 from pgkeep.errors import ConfigurationError, StoreError
 from pgkeep.stores.base import StoredFile, checked_name, checked_prefix
+from pgkeep.stores.locking import hold_lock, lock_name
 
 CONNECT_SECONDS = 20.0
 """To reach a server takes moments or fails; also how long one block of an upload may be stuck."""
@@ -137,6 +139,30 @@ def _is_server(url: str) -> bool:
 
 def _refused(scheme: str, what: str, hint: str = "") -> ConfigurationError:
     return ConfigurationError(what, hint=hint or f"Use {scheme}://bucket/folder.")
+
+
+class RemoteStore:
+    """What a store in a bucket is, whoever keeps the bucket."""
+
+    def __init__(self, place: Place, settings: StoreSettings) -> None:
+        self._place = place
+        self._settings = settings
+        self._bucket_seen = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return self._place.url
+
+    @property
+    def is_near(self) -> bool:
+        return False
+
+    def exclusive(self, purpose: str) -> AbstractContextManager[None]:
+        folder = self._settings.lock_folder
+        if folder is None:
+            raise StoreError(f"cannot lock {self.url}: no folder for its lock file was named")
+        path = folder / lock_name(f"{self._settings.endpoint or ''} {self.url}")
+        return hold_lock(path, url=self.url, purpose=purpose)
 
 
 class PerProcess(Generic[T]):

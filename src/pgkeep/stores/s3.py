@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from hashlib import md5
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -17,11 +16,11 @@ from botocore.exceptions import ClientError, ProfileNotFound
 from pgkeep.errors import ConfigurationError, ObjectMissing, StoreError, StoreUnavailable
 from pgkeep.stores.base import Bytes, StoredFile
 from pgkeep.stores.facts import StoreFacts
-from pgkeep.stores.locking import hold_lock, lock_name
 from pgkeep.stores.remote import (
     CONNECT_SECONDS,
     PerProcess,
     Place,
+    RemoteStore,
     StoreSettings,
     check_endpoint,
 )
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 _DEFAULT_REGION = "us-east-1"
 
 
-class S3Store:
+class S3Store(RemoteStore):
     """See `pgkeep.stores.base.Store` for the contract.
 
     A file is one PUT, never a multipart upload: whole or not at all, on every server. Its MD5 goes
@@ -44,18 +43,8 @@ class S3Store:
 
     def __init__(self, place: Place, settings: StoreSettings) -> None:
         _check(settings)
-        self._place = place
-        self._settings = settings
+        super().__init__(place, settings)
         self._client = PerProcess(self._connect)
-        self._bucket_seen = threading.Event()
-
-    @property
-    def url(self) -> str:
-        return self._place.url
-
-    @property
-    def is_near(self) -> bool:
-        return False
 
     def put(self, name: str, data: Bytes) -> None:
         key = self._place.key(name)
@@ -115,13 +104,6 @@ class S3Store:
             own = isinstance(cause, ClientError) and code_of(cause) == "InternalError"
             if not own or self._exists(name):
                 raise
-
-    def exclusive(self, purpose: str) -> AbstractContextManager[None]:
-        folder = self._settings.lock_folder
-        if folder is None:
-            raise StoreError(f"cannot lock {self.url}: no folder for its lock file was named")
-        path = folder / lock_name(f"{self._settings.endpoint or ''} {self.url}")
-        return hold_lock(path, url=self.url, purpose=purpose)
 
     def facts(self) -> StoreFacts:
         with self._translating(f"cannot look at {self.url}"):

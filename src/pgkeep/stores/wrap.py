@@ -37,7 +37,46 @@ class RetryPolicy:
         return share * min(longest, self.longest_pause_seconds)
 
 
-class RetryingStore:
+class StoreAround:
+    """A store that is another one in everything that a subclass does not do itself."""
+
+    def __init__(self, inner: Store) -> None:
+        self._inner = inner
+
+    @property
+    def url(self) -> str:
+        return self._inner.url
+
+    @property
+    def is_near(self) -> bool:
+        return self._inner.is_near
+
+    def put(self, name: str, data: Bytes) -> None:
+        self._inner.put(name, data)
+
+    def get(self, name: str) -> bytes:
+        return self._inner.get(name)
+
+    def size(self, name: str) -> int:
+        return self._inner.size(name)
+
+    def list(self, prefix: str) -> Iterator[StoredFile]:
+        return self._inner.list(prefix)
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        return self._inner.folders(prefix)
+
+    def delete(self, name: str) -> None:
+        self._inner.delete(name)
+
+    def exclusive(self, purpose: str) -> AbstractContextManager[None]:
+        return self._inner.exclusive(purpose)
+
+    def facts(self) -> StoreFacts:
+        return self._inner.facts()
+
+
+class RetryingStore(StoreAround):
     """Tries again what ended in `StoreUnavailable`, and nothing else, until the policy says stop.
 
     Every call may be repeated: a file's bytes are the same each time, and the last put wins. A
@@ -53,19 +92,11 @@ class RetryingStore:
         clock: Callable[[], float] = time.monotonic,
         share: Callable[[], float] = random.random,
     ) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._policy = policy or RetryPolicy()
         self._sleep = sleep
         self._clock = clock
         self._share = share
-
-    @property
-    def url(self) -> str:
-        return self._inner.url
-
-    @property
-    def is_near(self) -> bool:
-        return self._inner.is_near
 
     def put(self, name: str, data: Bytes) -> None:
         self._patiently(lambda: self._inner.put(name, data))
@@ -84,9 +115,6 @@ class RetryingStore:
 
     def delete(self, name: str) -> None:
         self._patiently(lambda: self._inner.delete(name))
-
-    def exclusive(self, purpose: str) -> AbstractContextManager[None]:
-        return self._inner.exclusive(purpose)
 
     def facts(self) -> StoreFacts:
         return self._patiently(self._inner.facts)
@@ -116,7 +144,7 @@ def _given_up(error: StoreUnavailable, attempts: int, seconds: float) -> StoreUn
     )
 
 
-class ThrottledStore:
+class ThrottledStore(StoreAround):
     """Puts and gets no more bytes per second than allowed, over all threads together.
 
     Whole files take their turns, first come first served: a put waits before it sends, a get after
@@ -133,18 +161,10 @@ class ThrottledStore:
         sleep: Callable[[float], object] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._up = _Turns(upload_limit, clock)
         self._down = _Turns(download_limit, clock)
         self._sleep = sleep
-
-    @property
-    def url(self) -> str:
-        return self._inner.url
-
-    @property
-    def is_near(self) -> bool:
-        return self._inner.is_near
 
     def put(self, name: str, data: Bytes) -> None:
         self._sleep(self._up.take(memoryview(data).nbytes).until_begin_seconds)
@@ -154,24 +174,6 @@ class ThrottledStore:
         data = self._inner.get(name)
         self._sleep(self._down.take(len(data)).until_end_seconds)
         return data
-
-    def size(self, name: str) -> int:
-        return self._inner.size(name)
-
-    def list(self, prefix: str) -> Iterator[StoredFile]:
-        return self._inner.list(prefix)
-
-    def folders(self, prefix: str) -> Iterator[str]:
-        return self._inner.folders(prefix)
-
-    def delete(self, name: str) -> None:
-        self._inner.delete(name)
-
-    def exclusive(self, purpose: str) -> AbstractContextManager[None]:
-        return self._inner.exclusive(purpose)
-
-    def facts(self) -> StoreFacts:
-        return self._inner.facts()
 
 
 @dataclass(frozen=True, slots=True)
