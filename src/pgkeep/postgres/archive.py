@@ -64,7 +64,10 @@ class Entry:
     @property
     def is_event_trigger(self) -> bool:
         """An event trigger, or something said of one."""
-        return self.kind == "EVENT TRIGGER" or self.tag.startswith("EVENT TRIGGER ")
+        said_of_one = self.kind in ("COMMENT", "SECURITY LABEL")
+        return self.kind == "EVENT TRIGGER" or (
+            said_of_one and self.tag.startswith("EVENT TRIGGER ")
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,8 +141,8 @@ def _definitions(request: ExportRequest, archive: bytes, plan: RestorePlan) -> _
     late |= {entry.dump_id for table in plan.tables for entry in table.indexes}
     entries = read_archive(archive).entries
     before = [entry for entry in entries if entry in plan.before]
-    after = [entry for entry in entries if entry.dump_id in late and not entry.is_event_trigger]
-    guards = [entry for entry in entries if entry.dump_id in late and entry.is_event_trigger]
+    after = [entry for entry in entries if entry.dump_id in late]
+    guards = list(plan.guards)
     last, final = _script(request, archive, after).body, _script(request, archive, guards).body
     if not request.clean:
         first = _script(request, archive, before)

@@ -68,6 +68,9 @@ class RestorePlan:
     before: tuple[Entry, ...]
     tables: tuple[TableRestore, ...]
     after: tuple[Entry, ...]
+    """What comes after the rows, but for event triggers."""
+    guards: tuple[Entry, ...]
+    """Event triggers, last of all: they would act on what is still to be done, or forbid it."""
     selection: Selection | None
     sequences: tuple[SequenceValue, ...]
     large_objects: LargeObjects
@@ -84,7 +87,8 @@ class RestorePlan:
 
     @property
     def definitions(self) -> int:
-        return sum(map(len, (self.before, self.after, *(table.indexes for table in self.tables))))
+        indexes = (table.indexes for table in self.tables)
+        return sum(map(len, (self.before, self.after, self.guards, *indexes)))
 
     @property
     def rows(self) -> int:
@@ -156,11 +160,13 @@ def plan_restore(contents: Contents, archive: Archive | None, scope: Scope) -> R
     before, after = _entries(archive if scope.schema else None, selection)
     tables = _table_restores(archive if scope.schema else None, wanted if scope.data else ())
     built = {entry.dump_id for table in tables for entry in table.indexes}
+    late = [entry for entry in after if entry.dump_id not in built]
     whole = not scope.tables
     return RestorePlan(
         before=before,
         tables=tables,
-        after=tuple(entry for entry in after if entry.dump_id not in built),
+        after=tuple(entry for entry in late if not entry.is_event_trigger),
+        guards=tuple(entry for entry in late if entry.is_event_trigger),
         selection=selection,
         sequences=_sequences(contents, archive, selection, scope) if scope.data else (),
         large_objects=contents.large_objects if scope.data and whole else LargeObjects(),
@@ -175,7 +181,7 @@ def _plan_beside(wanted: tuple[TableContents, ...], schema: str) -> RestorePlan:
     names = [table.name for table in tables]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UsageError(f"two of the tables would both become {twice}")
-    return RestorePlan((), tables, (), None, (), LargeObjects(), (), (), whole=False)
+    return RestorePlan((), tables, (), (), None, (), LargeObjects(), (), (), whole=False)
 
 
 def _with_rows(

@@ -107,7 +107,7 @@ def describe_plan(request: RestoreRequest) -> Iterator[str]:
         yield f"     {table.name}: {table.source.rows:,} rows{indexes}"
     large = len(plan.large_objects.owners)
     yield f"3. set {len(plan.sequences)} sequences, make {large} large objects"
-    yield f"4. make {len(plan.after)} definitions (keys, triggers, policies)"
+    yield f"4. make {len(plan.after) + len(plan.guards)} definitions (keys, triggers, policies)"
     yield f"   fill {len(plan.matviews)} materialized views, analyze"
     yield "5. prove: read all rows back, compare rows, definitions and sequences"
 
@@ -237,7 +237,7 @@ def _define_beside(run: Run, schema: str) -> None:
 
 def _not_there_yet(run: Run, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
     """For chosen tables in a database that holds other things: leave out what it has already."""
-    if not run.request.allow_occupied:
+    if not entries or not run.request.allow_occupied:
         return entries
     there = read_archive(dump_schema(run.programs, run.request.target))
     known = {(entry.kind, entry.namespace, entry.tag) for entry in there.entries}
@@ -265,13 +265,10 @@ def _finish(run: Run, filled: Filled) -> tuple[Lost, ...]:
     Returns what could not be made since rows that it needs are lost.
     """
     run.reporter.report(StageBegan(FINISHING))
-    # Event triggers come last of all: they would act on (or forbid) what is still to be done.
     late = _not_there_yet(run, run.plan.after)
-    guards = [entry for entry in late if entry.is_event_trigger]
-    rest_of_them = [entry for entry in late if not entry.is_event_trigger]
-    lost = tuple(_make_what_can_be(run, rest_of_them)) if filled.lost else ()
+    lost = tuple(_make_what_can_be(run, late)) if filled.lost else ()
     if not filled.lost:
-        _run_entries(run, rest_of_them)
+        _run_entries(run, late)
     for view in run.plan.matviews:
         run.connection.execute(refresh(view).encode())
     if run.plan.whole and run.request.privileges:
@@ -281,11 +278,10 @@ def _finish(run: Run, filled: Filled) -> tuple[Lost, ...]:
     rest = [table.name.sql for table in run.plan.tables if table.name not in filled.analyzed]
     for start in range(0, len(rest), 500):
         run.connection.execute(f"ANALYZE {', '.join(rest[start : start + 500])}".encode())
-    _run_entries(run, guards)
+    _run_entries(run, _not_there_yet(run, run.plan.guards))
+    made = len(run.plan.after) + len(run.plan.guards)
     run.reporter.report(
-        StageEnded(
-            FINISHING, f"{len(run.plan.after)} definitions, {len(run.plan.matviews)} views filled"
-        )
+        StageEnded(FINISHING, f"{made} definitions, {len(run.plan.matviews)} views filled")
     )
     return lost
 
