@@ -72,6 +72,18 @@ def test_one_that_is_down_falls_behind_and_sync_catches_up(workbench: Workbench,
     assert "every repository has every backup that it should have" in again.out
 
 
+def test_sync_brings_nothing_back_that_expired(workbench: Workbench, shop: str) -> None:
+    workbench.pgkeep("backup", "shop")
+    old = next(second_place(workbench).glob("shop/*/*/*/manifest.json"))
+    old.unlink()  # as a prune does there
+    workbench.pgkeep("backup", "shop")
+    with workbench.config.open("a") as config:
+        config.write("\n[retention]\nmanual_days = 0.000001\nminimum = 1\n")
+    assert "every repository has every backup" in workbench.pgkeep("sync").out
+    workbench.pgkeep("verify")
+    assert not old.exists()
+
+
 def test_a_required_one_that_is_down_fails_the_backup(workbench: Workbench, shop: str) -> None:
     second(workbench, out_of_order(workbench), "required = true")
     told(workbench.pgkeep("backup", "shop", expect=None), "E060")

@@ -88,6 +88,25 @@ def test_one_that_fails_falls_behind_and_shows_no_backup(method: str) -> None:
     assert made.path not in shelf.memory["b"].files
 
 
+@pytest.mark.parametrize("name", ["repo.json", "condemned/plan.json"])
+def test_one_with_a_damaged_file_falls_behind(name: str) -> None:
+    shelf = Shelf("a", "b")
+    write(shelf)
+    shelf.memory["b"].put(name, b"not JSON")
+    made = write(shelf)
+    assert shelf.behind == {"b"}
+    assert made.path in shelf.memory["a"].files
+
+
+def test_one_that_fails_to_answer_falls_behind() -> None:
+    shelf = Shelf("a", "b")
+    with shelf.copies.writing("test"):
+        shelf.stores["b"].fail("folders", StoreError("down"))
+        answers = shelf.copies.ask(lambda repository: repository.databases())
+        assert [(one.name, found) for one, found in answers] == [("a", ())]
+    assert shelf.behind == {"b"}
+
+
 def test_a_required_one_that_fails_ends_the_backup() -> None:
     shelf = Shelf("a", "b", required=("b",))
     shelf.stores["b"].fail("put", StoreFull("full"), call=3)
@@ -145,7 +164,7 @@ def test_one_that_never_moves_again_is_given_up(monkeypatch: pytest.MonkeyPatch)
     assert made.path in shelf.memory["a"].files
 
 
-def test_a_lying_store_that_lost_an_object_gets_it_from_a_sibling() -> None:
+def test_a_store_that_keeps_losing_objects_has_no_backup() -> None:
     shelf = Shelf("a", "b")
     shelf.stores["b"].lose("objects/*")
     made = write(shelf)

@@ -21,6 +21,7 @@ from pgkeep.repository.manifests import load_manifest
 from pgkeep.repository.prune import Pruned, prune
 from pgkeep.repository.repository import Listing, Repository
 from pgkeep.repository.retention import Policy
+from pgkeep.repository.sync import Missing, sync
 from pgkeep.sealing import SigningKey
 from pgkeep.stores import Bytes, Store, StoredFile
 from pgkeep.stores.facts import StoreFacts
@@ -310,9 +311,9 @@ def test_no_backup_breaks_whatever_overlaps() -> None:
 
 
 def test_without_the_last_look_backups_break(monkeypatch: pytest.MonkeyPatch) -> None:
-    def careless(repository: Repository, made: Manifest, key: SigningKey, now: object) -> None:
+    def careless(_: object, made: Manifest, publish: Callable[[], None], now: object) -> None:
         monkeypatch.setattr(Repository, "lacks", lambda self, objects: [])
-        repository.publish(made, key)
+        publish()
 
     monkeypatch.setattr(copies, "publish_safely", careless)
     assert any(Play(seed).run() for seed in range(RUNS))
@@ -322,3 +323,29 @@ def test_without_heeding_the_condemned_backups_break(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(copies, "condemned_paths", lambda repository: set())
     monkeypatch.setattr(condemned, "_refuse_doomed", lambda *_: None)
     assert any(Play(seed).run() for seed in range(RUNS))
+
+
+def test_sync_makes_no_backup_of_what_is_about_to_be_deleted(
+    store: MemoryStore, clock: FakeClock
+) -> None:
+    other = MemoryStore("other")
+    for name, data in store.files.items():
+        other.put(name, data)
+    other.put("keys/0011223344556677.age", b"sealed")
+    pruned(store, clock)
+    (plan,) = condemned.plans(Repository.open("a", store))
+    path = next(name for name in store.files if f"{min(plan.backups)}/manifest.json" in name)
+    made = load_manifest(store.files[path], name=path)
+    store.delete(path)
+    target, holder = Repository.open("a", store), Repository.open("b", other)
+    missing = [Missing(made, target, (holder,))]
+    clock.advance(GRACE / 2)
+    (refused,) = sync(missing, lambda _: None, clock)
+    assert refused.problem is not None
+    assert "is about to delete objects" in refused.problem.message
+    assert path not in store.files
+    store.delete(plan.path)
+    (copied,) = sync(missing, lambda _: None, clock)
+    assert copied.problem is None
+    assert store.files[path] == other.files[path]
+    assert broken(store) == []

@@ -120,7 +120,7 @@ def _plan(request: BackupRequest, source: Source, before: Contents | None) -> Ba
 
 def _look_back(request: BackupRequest, epoch: Epoch, now: datetime) -> Earlier:
     earlier = look_back(
-        request.copies.healthy,
+        request.copies,
         request.database,
         request.keys,
         epoch=epoch.id,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
 
 from pgkeep.errors import PgkeepError
 from pgkeep.model import Contents, Manifest, TableContents
+from pgkeep.repository.copies import Copies
 from pgkeep.repository.hostkeys import HostKeys
+from pgkeep.repository.manifests import dump_manifest
 from pgkeep.repository.repository import Repository
 
 
@@ -27,7 +29,7 @@ class Earlier:
 
 
 def look_back(
-    repositories: Sequence[Repository],
+    copies: Copies,
     database: str,
     keys: HostKeys,
     *,
@@ -37,18 +39,18 @@ def look_back(
 ) -> Earlier:
     """The newest backup that this host signed, and its contents if parts of it may serve again."""
     trusted = (keys.signing_key().public,)
-    newest: tuple[Manifest, Repository] | None = None
+    newest: Manifest | None = None
     base: tuple[Manifest, Repository] | None = None
-    for repository in repositories:
-        for manifest in repository.newest_backups(lambda: trusted, database).backups:
-            if newest is None or manifest.sequence > newest[0].sequence:
-                newest = manifest, repository
+    listings = copies.ask(lambda one: one.newest_backups(lambda: trusted, database))
+    for repository, listing in listings:
+        for manifest in listing.backups:
+            if newest is None or manifest.sequence > newest.sequence:
+                newest = manifest
             if manifest.kind.has_data and (base is None or manifest.sequence > base[0].sequence):
                 base = manifest, repository
     if newest is None:
         return Earlier(why="it is the first backup")
-    data = newest[1].store.get(newest[0].path)
-    link = Earlier(newest[0].sequence, sha256(data).hexdigest())
+    link = Earlier(newest.sequence, sha256(dump_manifest(newest)).hexdigest())
     if base is None:
         return Earlier(link.sequence, link.previous, why="no earlier backup has data")
     contents, why = _contents(*base, keys, epoch, now, full_read_days)

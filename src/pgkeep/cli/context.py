@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial, wraps
 from getpass import getpass
 from pathlib import Path
@@ -29,16 +29,17 @@ from pgkeep.errors import (
     NotAuthentic,
     ObjectMissing,
     PgkeepError,
-    StoreError,
     UsageError,
 )
-from pgkeep.model import Contents, Kind, Manifest
+from pgkeep.model import Contents, Kind, Manifest, Tier
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.programs import Programs, choose_client
 from pgkeep.repository.copies import Copies
 from pgkeep.repository.hostkeys import HostKeys
 from pgkeep.repository.objects import ObjectSource
 from pgkeep.repository.repository import Listing, Repository, merge_listings, open_contents
+from pgkeep.repository.retention import Policy
+from pgkeep.repository.sync import Missing, find_missing
 from pgkeep.sealing import (
     Identity,
     Keyring,
@@ -128,6 +129,22 @@ class Context:
         """This host's own keys."""
         return HostKeys(self.config.state_dir)
 
+    def recipients(self) -> tuple[str, ...]:
+        """Those who are to open the backups; `ConfigurationError` if there is nobody."""
+        if not self.config.encryption.recipients:
+            raise ConfigurationError(
+                "no recipient is configured, so nobody could open a backup",
+                hint="Run pgkeep init, or set encryption.recipients to a public key (age1...).",
+            )
+        return self.config.encryption.recipients
+
+    def retention(self) -> Policy:
+        """How long backups are kept."""
+        settings = self.config.retention
+        days = {tier: getattr(settings, f"{tier.value}_days") for tier in Tier}
+        keep = {tier: timedelta(days=value) for tier, value in days.items()}
+        return Policy(keep, settings.minimum)
+
     def address(self, database: str) -> Address:
         """Where a configured database is."""
         url = configuration.resolve(
@@ -190,12 +207,19 @@ class Context:
 
     def repositories(self) -> tuple[Repository, ...]:
         """All repositories that can be opened. What is wrong with others is a notice."""
+        return self._opened(Repository.open)
+
+    def repositories_to_write(self) -> tuple[Repository, ...]:
+        """As `repositories`, but a place that is empty becomes a repository."""
+        return self._opened(self._open_or_create)
+
+    def _opened(self, opener: Callable[[str, Store], Repository]) -> tuple[Repository, ...]:
         stores = {name: self.open_store(name, place) for name, place in self.places().items()}
         opened: list[Repository] = []
         problems: list[PgkeepError] = []
         for name, store in stores.items():
             try:
-                opened.append(Repository.open(name, store))
+                opened.append(opener(name, store))
             except PgkeepError as exc:
                 problems.append(exc)
         if not opened:
@@ -232,21 +256,16 @@ class Context:
         self.err.print(f"[yellow]![/] {escape(problem.message)}")
         self.needs_attention = True
 
-    def repositories_to_write(self) -> tuple[Repository, ...]:
-        """As `repositories`, but a place that is empty becomes a repository."""
-        opened: list[Repository] = []
-        for name, place in self.places().items():
-            try:
-                opened.append(self._open_or_create(name, self.open_store(name, place)))
-            except StoreError as exc:
-                self.notice(exc)
-        if not opened:
-            raise ConfigurationError("none of the repositories can be opened")
-        return tuple(opened)
-
     def listing(self, repository: Repository, database: str | None) -> Listing:
         """What is there, with signatures checked."""
         return repository.backups(lambda: self.trusted(repository), database)
+
+    def missing(
+        self, listings: Mapping[str, Listing], repositories: Sequence[Repository]
+    ) -> tuple[Missing, ...]:
+        """What is kept in some repository and should be, and is not, in another."""
+        kinds = {name: place.kinds for name, place in self.places().items()}
+        return find_missing(listings, repositories, kinds, self.retention(), self.now())
 
     def find(self, database: str, choose: Callable[[Listing], Manifest]) -> Found:
         """A backup, chosen from those of all repositories. What is wrong in some is a notice."""
@@ -312,19 +331,18 @@ class Context:
 
     def epoch_identity(self, found: Found) -> X25519Identity:
         """The key that a backup's objects are sealed to, opened with the operator's."""
-        manifest = found.manifest
-        repositories = found.repositories
-        having = (one for one in repositories if one.has_epoch_key(manifest.epoch))
-        repository = next(having, repositories[0])
-        try:
-            sealed = repository.sealed_epoch_key(manifest.epoch)
-        except ObjectMissing as exc:
-            raise KeyMissing(
-                f"{exc.message}, and backup {manifest.backup} cannot be opened without it",
-                hint=exc.hint,
-            ) from exc
-        private = self.open_epoch_key(sealed, f"backup {manifest.backup}")
-        return load_epoch_of(manifest.epoch, private)
+        epoch, what = found.manifest.epoch, f"backup {found.manifest.backup}"
+        missing: list[ObjectMissing] = []
+        for repository in found.repositories:
+            try:
+                sealed = repository.sealed_epoch_key(epoch)
+            except ObjectMissing as exc:
+                missing.append(exc)
+            else:
+                return load_epoch_of(epoch, self.open_epoch_key(sealed, what))
+        raise KeyMissing(
+            f"{missing[0].message}, and {what} cannot be opened without it", hint=missing[0].hint
+        ) from missing[0]
 
     def open_epoch_key(self, sealed: SealedKey, what: str) -> bytes:
         """An epoch's private half, which opens `what`: by an identity that was given, else by gpg.

@@ -15,7 +15,6 @@ from datetime import datetime, timedelta
 from pgkeep.errors import ManifestInvalid, StoreError
 from pgkeep.model import BackupId, Manifest, ObjectName
 from pgkeep.repository.repository import Repository
-from pgkeep.sealing import SigningKey
 
 FOLDER = "condemned/"
 
@@ -55,9 +54,12 @@ def condemned_paths(repository: Repository) -> set[str]:
 
 
 def publish_safely(
-    repository: Repository, manifest: Manifest, key: SigningKey, now: Callable[[], datetime]
+    repository: Repository,
+    manifest: Manifest,
+    publish: Callable[[], None],
+    now: Callable[[], datetime],
 ) -> None:
-    """Publish a backup none of whose objects can be deleted before its manifest is seen.
+    """Make a backup visible, by `publish`, none of whose objects can be deleted before it is seen.
 
     No object in a plan half as old as `GRACE` is used, and whoever takes half of `GRACE` from that
     look to the manifest takes it back: so a plan that was old enough to be carried out before the
@@ -65,7 +67,7 @@ def publish_safely(
     """
     begun = now()
     _refuse_doomed(repository, manifest, begun)
-    repository.publish(manifest, key)
+    publish()
     if now() - begun >= GRACE / 2:
         repository.withdraw(manifest)
         raise StoreError(
@@ -81,7 +83,7 @@ def _refuse_doomed(repository: Repository, manifest: Manifest, now: datetime) ->
     for plan in plans(repository):
         if now - plan.at >= GRACE / 2 and not names.isdisjoint(plan.objects):
             raise StoreError(
-                f"{plan.path} in {repository.store.url} is about to delete objects that this backup"
-                " uses",
-                hint="The backup took very long. Run it again.",
+                f"{plan.path} in {repository.store.url} is about to delete objects that"
+                f" {manifest.backup} uses",
+                hint="Make a new backup; sync an old one after the next prune.",
             )

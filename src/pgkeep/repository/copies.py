@@ -12,9 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import TypeVar
 
-from pgkeep.errors import DamagedObject, PgkeepError, StoreError
+from pgkeep.errors import DamagedObject, ManifestInvalid, PgkeepError, StoreError
 from pgkeep.model import Manifest, StoredObject
 from pgkeep.repository.condemned import condemned_paths, publish_safely
 from pgkeep.repository.hostkeys import Epoch
@@ -44,7 +45,7 @@ class Behind:
 class Copies:
     """The repositories of one backup. Nothing here opens what is sealed.
 
-    `open` is called for each name when the block begins. Methods that write may be called from
+    Each is opened, by its opener, when the block of `writing` begins. `put` may be called from
     several threads.
     """
 
@@ -87,9 +88,15 @@ class Copies:
 
     def prepare(self, epoch: Epoch, signer: PublicSigner) -> None:
         """See `Repository.prepare`."""
+        self.ask(lambda repository: repository.prepare(epoch, signer))
+
+    def ask(self, question: Callable[[Repository], Answer]) -> list[tuple[Repository, Answer]]:
+        """What each of them answers that is still with us."""
+        answers = []
         for lane in self._healthy():
             with self._falling_behind(lane.name):
-                lane.repository.prepare(epoch, signer)
+                answers.append((lane.repository, question(lane.repository)))
+        return answers
 
     def put(self, path: str, data: Bytes) -> None:
         """Hand an object to every repository. `data` must not be changed afterwards."""
@@ -116,21 +123,20 @@ class Copies:
                 if lacking := lane.repository.lacks(manifest.all_objects):
                     later.append((lane, lacking))
                 else:
-                    publish_safely(lane.repository, manifest, key, now)
+                    lane.publish(manifest, key, now)
         for lane, lacking in later:
             others = [other.store for other in self.healthy if other is not lane.repository]
             with self._falling_behind(lane.name):
                 copy_objects(lacking, ObjectSource(others), lane.repository)
-                publish_safely(lane.repository, manifest, key, now)
+                lane.publish(manifest, key, now)
 
     def reusable(self) -> Mapping[str, int]:
         """Objects that some repository has and none will delete: their sizes by path."""
         found: dict[str, int] = {}
         condemned: set[str] = set()
-        for lane in self._healthy():
-            with self._falling_behind(lane.name):
-                found |= lane.repository.object_sizes()
-                condemned |= condemned_paths(lane.repository)
+        for _, (sizes, doomed) in self.ask(lambda one: (one.object_sizes(), condemned_paths(one))):
+            found |= sizes
+            condemned |= doomed
         return {path: size for path, size in found.items() if path not in condemned}
 
     def _healthy(self) -> list[_Lane]:
@@ -141,7 +147,7 @@ class Copies:
         """Go on without a repository that fails, if it is not required and others are left."""
         try:
             yield
-        except (StoreError, DamagedObject) as exc:
+        except (StoreError, DamagedObject, ManifestInvalid) as exc:
             with self._lock:
                 self._behind.setdefault(name, exc)
                 left = self._openers.keys() - self._behind.keys()
@@ -194,6 +200,11 @@ class _Lane:
                 if not moved:
                     raise StoreError(f"{self.repository.store.url} has stalled")
             self._raise_error()
+
+    def publish(self, manifest: Manifest, key: SigningKey, now: Callable[[], datetime]) -> None:
+        """Make the backup visible, of objects that are all here."""
+        publish = partial(self.repository.publish, manifest, key)
+        publish_safely(self.repository, manifest, publish, now)
 
     def close(self) -> None:
         """Begin nothing more. What is on its way just now may still arrive."""

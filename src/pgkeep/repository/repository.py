@@ -123,14 +123,7 @@ class Repository:
 
     def prepare(self, epoch: Epoch, signer: PublicSigner) -> None:
         """See to it that what opens and checks the coming backup is here before the backup is."""
-        if self._found(_RESTORE_TEXT) != RESTORE_TEXT.encode():
-            self.store.put(_RESTORE_TEXT, RESTORE_TEXT.encode())
-        for ending, data in epoch.sealed.files.items():
-            if self._missing(_key_path(epoch.id, ending)):
-                self.store.put(_key_path(epoch.id, ending), data)
-        known = self._signers_text()
-        if signer not in read_allowed_signers(known):
-            self.store.put(_SIGNERS, (known + allowed_signers([signer])).encode())
+        self._prepare(epoch.id, epoch.sealed, [signer])
 
     def publish(self, manifest: Manifest, key: SigningKey) -> None:
         """Make a backup of objects that are all here; checked before and after.
@@ -142,15 +135,8 @@ class Repository:
 
     def adopt(self, manifest: Manifest, holder: Repository) -> None:
         """Make a backup that another repository has one here too, of objects that are all here."""
-        if self._missing(_RESTORE_TEXT):
-            self.store.put(_RESTORE_TEXT, RESTORE_TEXT.encode())
-        for ending, data in holder.sealed_epoch_key(manifest.epoch).files.items():
-            if self._missing(_key_path(manifest.epoch, ending)):
-                self.store.put(_key_path(manifest.epoch, ending), data)
-        known = self._signers_text()
-        here = read_allowed_signers(known)
-        if new := [signer for signer in holder.signers_here() if signer not in here]:
-            self.store.put(_SIGNERS, (known + allowed_signers(new)).encode())
+        sealed = holder.sealed_epoch_key(manifest.epoch)
+        self._prepare(manifest.epoch, sealed, holder.signers_here())
         signature = holder.store.get(f"{manifest.path}.sig")
         self._publish(manifest, holder.store.get(manifest.path), signature)
 
@@ -158,6 +144,17 @@ class Repository:
         """Take back a backup that was just published; its objects stay."""
         self.store.delete(manifest.path)
         self.store.delete(f"{manifest.path}.sig")
+
+    def _prepare(self, epoch: str, sealed: SealedKey, signers: Sequence[PublicSigner]) -> None:
+        if self._found(_RESTORE_TEXT) != RESTORE_TEXT.encode():
+            self.store.put(_RESTORE_TEXT, RESTORE_TEXT.encode())
+        for ending, data in sealed.files.items():
+            if self._missing(_key_path(epoch, ending)):
+                self.store.put(_key_path(epoch, ending), data)
+        known = self._signers_text()
+        here = read_allowed_signers(known)
+        if new := [signer for signer in signers if signer not in here]:
+            self.store.put(_SIGNERS, (known + allowed_signers(new)).encode())
 
     def _publish(self, manifest: Manifest, data: bytes, signature: bytes) -> None:
         if lacking := self.lacks(manifest.all_objects):
@@ -217,10 +214,6 @@ class Repository:
     def contents(self, manifest: Manifest, identities: Sequence[X25519Identity]) -> Contents:
         """The sealed table of contents of a backup, from here alone."""
         return open_contents(self.source, manifest, identities)
-
-    def has_epoch_key(self, epoch: str) -> bool:
-        """Whether the sealed private half of an epoch is here."""
-        return epoch in self.epochs()
 
     def epochs(self) -> tuple[str, ...]:
         """The epochs whose private half is here, sealed."""

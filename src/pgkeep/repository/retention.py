@@ -46,7 +46,7 @@ def _decide(
     newest_first: Sequence[Manifest], policy: Policy, ages: Mapping[BackupId, timedelta]
 ) -> list[Decision]:
     decisions = []
-    newest = {_what(manifest): manifest for manifest in reversed(newest_first)}
+    newest = {manifest.kind: manifest for manifest in reversed(newest_first)}
     seen: dict[Tier, int] = {}
     for manifest in newest_first:
         age, limit = ages[manifest.backup], policy.keep[manifest.tier]
@@ -54,18 +54,14 @@ def _decide(
         kept, reason = True, f"{age.days} days old, {manifest.tier} are kept {limit.days} days"
         if age < limit:
             pass
-        elif newest[_what(manifest)] is manifest:
-            reason = f"the newest {_what(manifest)} backup"
+        elif newest[manifest.kind] is manifest:
+            reason = f"the newest {manifest.kind} backup"
         elif number <= policy.minimum:
             reason = f"one of the newest {policy.minimum} of its tier"
         else:
             kept = False
         decisions.append(Decision(manifest, kept, age, reason))
     return decisions
-
-
-def _what(manifest: Manifest) -> str:
-    return manifest.kind.value
 
 
 def _ages(newest_first: Sequence[Manifest], now: datetime) -> dict[BackupId, timedelta]:

@@ -99,11 +99,12 @@ def verify(
     users = _users(listing.backups)
     items = {item.name: item for one in listing.backups for item in one.all_objects}
     lacking = repository.lacks(list(items.values()))
-    found = {item.name: _absence(repository, item) for item in lacking}
+    found = {item.name: problem for item in lacking if (problem := _absence(repository, item))}
     present = [item for item in items.values() if item.name not in found]
     right: list[ObjectName] = []
-    size = 0
+    read_objects = size = 0
     for item in _to_read(present, dates.last_read(repository.store.url), read_bytes):
+        read_objects += 1
         size += item.size_bytes
         try:
             repository.source.fetch(item)
@@ -124,7 +125,7 @@ def verify(
     return Verified(
         backups=len(listing.backups),
         objects=len(items),
-        read_objects=len(right) + len(found) - len(lacking),
+        read_objects=read_objects,
         read_bytes=size,
         damage=damage,
         problems=(*listing.problems, *broken_chains(listing.backups, repository.store.url)),
@@ -144,24 +145,6 @@ def broken_chains(backups: Sequence[Manifest], url: str) -> Iterator[PgkeepError
                 f"backup {one.backup} in {url} follows another than {before.backup}",
                 hint="Two hosts may back up one database, or a backup was put in another's place.",
             )
-
-
-def missing_newest(
-    listings: Mapping[str, Listing],
-) -> Iterator[tuple[str, Manifest]]:
-    """By repository: the newest backup of a database that others have and it has not.
-
-    It fell behind, or somebody put back an old state of it.
-    """
-    everywhere = {one.backup: one for item in listings.values() for one in item.backups}
-    newest: dict[str, Manifest] = {}
-    for one in sorted(everywhere.values(), key=lambda one: (one.started, one.backup)):
-        newest[one.database] = one
-    for name, listing in listings.items():
-        own = {one.database for one in listing.backups}
-        for database, manifest in newest.items():
-            if database in own and manifest not in listing.backups:
-                yield name, manifest
 
 
 def _users(backups: Sequence[Manifest]) -> dict[ObjectName, tuple[BackupId, ...]]:

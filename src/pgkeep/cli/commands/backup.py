@@ -11,7 +11,7 @@ from pgkeep.backup.plan import describe_plan
 from pgkeep.cli import words
 from pgkeep.cli.context import Context, command_options
 from pgkeep.cli.documents import backup_document, not_kept_documents
-from pgkeep.errors import ConfigurationError, ExitCode
+from pgkeep.errors import ExitCode
 from pgkeep.model import Kind, Tier
 
 
@@ -46,14 +46,13 @@ def backup(
     chosen = Kind(kind)
     filed = Tier(tier) if tier else Tier.SCHEMA if chosen is Kind.SCHEMA else Tier.MANUAL
     with context.reporter() as reporter:
-        _check_recipients(context)
         request = BackupRequest(
             database=database,
             address=context.address(database),
             kind=chosen,
             tier=filed,
             copies=context.copies(chosen),
-            recipients=context.config.encryption.recipients,
+            recipients=context.recipients(),
             keys=context.keys,
             choose_client=context.choose_client,
             options=context.config.backup,
@@ -74,14 +73,6 @@ def backup(
     attention = any(item.needs_attention for item in result.contents.not_kept)
     attention = attention or bool(result.differing or result.behind)
     return ExitCode.ATTENTION if attention else ExitCode.DONE
-
-
-def _check_recipients(context: Context) -> None:
-    if not context.config.encryption.recipients:
-        raise ConfigurationError(
-            "no recipient is configured, so nobody could open a backup",
-            hint="Run pgkeep init, or set encryption.recipients to a public key (age1...).",
-        )
 
 
 def _document(result: BackupResult) -> dict[str, object]:

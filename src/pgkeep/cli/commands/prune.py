@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
 
 import rich_click as click
 from rich.markup import escape
 
 from pgkeep.cli import words
 from pgkeep.cli.context import Context, command_options
-from pgkeep.config import RetentionConfig
 from pgkeep.errors import ExitCode, PgkeepError
-from pgkeep.model import Tier
 from pgkeep.repository.prune import Pruned, look, prune
 from pgkeep.repository.repository import Listing, Repository
 from pgkeep.repository.retention import Decision, Policy
@@ -27,7 +24,7 @@ def prune_command(context: Context, dry_run: bool) -> ExitCode:
     What is to go is condemned first and deleted by a prune at least a day later, if nothing uses
     it by then. Needs no key that opens any backup.
     """
-    policy = _policy(context.config.retention)
+    policy = context.retention()
     done: dict[str, Pruned] = {}
     for repository in context.repositories():
         try:
@@ -50,11 +47,6 @@ def _prune(context: Context, repository: Repository, policy: Policy, *, dry_run:
     if dry_run:
         return Pruned(look(list_backups, policy, context.now()))
     return prune(repository, list_backups, policy, context.now())
-
-
-def _policy(settings: RetentionConfig) -> Policy:
-    days = {tier: getattr(settings, f"{tier.value}_days") for tier in Tier}
-    return Policy({tier: timedelta(days=value) for tier, value in days.items()}, settings.minimum)
 
 
 def _show(context: Context, name: str, item: Pruned, *, dry_run: bool) -> None:

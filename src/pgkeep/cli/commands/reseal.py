@@ -7,7 +7,7 @@ from rich.markup import escape
 
 from pgkeep.cli import words
 from pgkeep.cli.context import Context, command_options
-from pgkeep.errors import ConfigurationError, ExitCode
+from pgkeep.errors import ExitCode
 from pgkeep.repository.reseal import Resealed, reseal
 from pgkeep.sealing import Recipients
 
@@ -20,7 +20,7 @@ def reseal_command(context: Context, dry_run: bool) -> ExitCode:
 
     Opens each epoch's key with yours and seals it to them; no object and no database is read.
     """
-    recipients = _recipients(context)
+    recipients = Recipients.find(context.recipients(), context.gpg_home)
     done = reseal(context.repositories(), recipients, context.open_epoch_key, dry_run=dry_run)
     problems = [item.problem for item in done if item.problem is not None]
     if problems and len(problems) == len(done):
@@ -30,16 +30,6 @@ def reseal_command(context: Context, dry_run: bool) -> ExitCode:
     else:
         _show(context, done, recipients, dry_run=dry_run)
     return ExitCode.ATTENTION if problems else ExitCode.DONE
-
-
-def _recipients(context: Context) -> Recipients:
-    configured = context.config.encryption.recipients
-    if not configured:
-        raise ConfigurationError(
-            "no recipient is configured, so nobody could open a backup",
-            hint="Set encryption.recipients to those who are to open the backups.",
-        )
-    return Recipients.find(configured, context.gpg_home)
 
 
 def _document(

@@ -8,8 +8,7 @@ from rich.markup import escape
 from pgkeep.cli import words
 from pgkeep.cli.context import Context, command_options
 from pgkeep.errors import ExitCode
-from pgkeep.model import Kind
-from pgkeep.repository.sync import Missing, Synced, find_missing, sync
+from pgkeep.repository.sync import Missing, Synced, sync
 
 
 @click.command("sync")
@@ -27,14 +26,11 @@ def sync_command(context: Context, database: str | None, dry_run: bool) -> ExitC
     for listing in listings.values():
         for problem in listing.problems:
             context.notice(problem)
-    kinds: dict[str, tuple[Kind, ...]] = {
-        name: place.kinds for name, place in context.places().items()
-    }
-    missing = find_missing(listings, repositories, kinds)
+    missing = context.missing(listings, repositories)
     if dry_run:
         done = tuple(Synced(item) for item in missing)
     else:
-        done = sync(missing, lambda item: _tell(context, item))
+        done = sync(missing, lambda item: _tell(context, item), context.now)
     failed = [item for item in done if item.problem is not None]
     if context.as_json:
         context.answer({"dry_run": dry_run, "backups": [_document(item) for item in done]})

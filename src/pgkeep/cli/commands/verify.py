@@ -11,9 +11,10 @@ from pgkeep.cli import words
 from pgkeep.cli.context import Context, Found, command_options
 from pgkeep.config import parse_size
 from pgkeep.errors import ExitCode, PgkeepError
-from pgkeep.model import BackupId, Manifest
+from pgkeep.model import BackupId
 from pgkeep.repository.repository import Listing, Repository
-from pgkeep.repository.verify import Damage, ReadingDates, Verified, missing_newest, verify
+from pgkeep.repository.sync import Missing
+from pgkeep.repository.verify import Damage, ReadingDates, Verified, verify
 
 
 @click.command("verify")
@@ -50,7 +51,7 @@ def verify_command(context: Context, read: str | None, no_heal: bool) -> ExitCod
                 now=context.now,
                 heal=not no_heal,
             )
-    behind = list(missing_newest(listings))
+    behind = context.missing(listings, repositories)
     tables = _tables(context, repositories, listings, done)
     if context.as_json:
         context.answer(_document(done, behind, tables))
@@ -93,7 +94,7 @@ def _tables(
 def _show(
     context: Context,
     done: dict[str, Verified],
-    behind: list[tuple[str, Manifest]],
+    behind: tuple[Missing, ...],
     tables: dict[str, tuple[str, ...]],
 ) -> None:
     out = context.out
@@ -108,10 +109,11 @@ def _show(
             out.print(f"  [red]✗[/] {escape(problem.message)}")
         for one in item.damage:
             out.print(f"  {_line(one, tables)}")
-    for name, manifest in behind:
+    for one_behind in behind:
+        manifest, name = one_behind.manifest, one_behind.target.name
         out.print(
-            f"[yellow]![/] {escape(name)} lacks {manifest.backup}, the newest backup of"
-            f" {escape(manifest.database)}: run pgkeep sync"
+            f"[yellow]![/] {escape(name)} lacks {manifest.backup} of {escape(manifest.database)}:"
+            " run pgkeep sync"
         )
 
 
@@ -127,12 +129,12 @@ def _line(one: Damage, tables: dict[str, tuple[str, ...]]) -> str:
 
 def _document(
     done: dict[str, Verified],
-    behind: list[tuple[str, Manifest]],
+    behind: tuple[Missing, ...],
     tables: dict[str, tuple[str, ...]],
 ) -> dict[str, object]:
     lacks: dict[str, list[BackupId]] = {}
-    for name, manifest in behind:
-        lacks.setdefault(name, []).append(manifest.backup)
+    for one in behind:
+        lacks.setdefault(one.target.name, []).append(one.manifest.backup)
     return {
         name: {
             "whole": item.is_whole,
