@@ -281,3 +281,39 @@ class ManifestInvalid(PgkeepError):
 
     code = "E068"
     usual_hint = "The file is damaged, or was not written by pgkeep. Use another copy or backup."
+
+
+# --- the journal ----------------------------------------------------------------------------
+
+
+class CaptureImpossible(PgkeepError):
+    """The server, or the rights of the role, do not allow that changes are captured."""
+
+    code = "E070"
+
+
+class SlotLost(PgkeepError):
+    """The replication slot is gone, was moved by somebody else, or holds too much WAL."""
+
+    code = "E071"
+    usual_hint = "Capture makes a new slot and a new backup; the gap stays in the journal."
+
+
+class JournalInvalid(PgkeepError):
+    """A segment of the journal does not have the form that it must have."""
+
+    code = "E072"
+    usual_hint = "Use another copy of the repository, or restore to an earlier moment."
+
+
+class MomentUnreachable(PgkeepError):
+    """No backup and journal lead to the moment that was asked for."""
+
+    code = "E073"
+    usual_hint = "Run pgkeep status to see which moments can be reached."
+
+
+class ReplayFailed(PgkeepError):
+    """A change of the journal does not fit the target."""
+
+    code = "E074"

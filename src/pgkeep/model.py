@@ -22,6 +22,7 @@ RESERVED_FOLDERS = frozenset({"objects", "keys", "ledger", "condemned", "tmp", "
 
 _IDENTIFIER_AS_IT_IS = re.compile(r"[a-z_][a-z0-9_$]*")
 _OBJECT_NAME = re.compile(r"[0-9a-f]{64}")
+_LSN = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})")
 _BACKUP_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
 
 
@@ -107,10 +108,29 @@ class BackupId(_CheckedText):
         return cls(f"{moment.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}")
 
 
-class Lsn(str):
-    """A position in the write-ahead log, as PostgreSQL writes it: `0/16B3748`."""
+class Lsn(int):
+    """A position in the write-ahead log; as text, `0/16B3748`."""
 
     __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Lsn:
+        """`ValueError` if it is none."""
+        match = _LSN.fullmatch(text)
+        if not match:
+            raise ValueError(f"not an LSN: {text!r}")
+        return cls(int(match[1], 16) << 32 | int(match[2], 16))
+
+    def __str__(self) -> str:
+        return f"{self >> 32:X}/{self & 0xFFFFFFFF:X}"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_after_validator_function(
+            cls.parse,
+            core_schema.str_schema(),
+            serialization=core_schema.plain_serializer_function_ser_schema(str),
+        )
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -397,3 +417,43 @@ class Manifest:
     @property
     def all_objects(self) -> tuple[StoredObject, ...]:
         return (*self.contents, *self.script, *self.objects)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The public, signed head of one stretch of the journal. It names no table and no column.
+
+    A *chain* is what one replication slot gave, segment by segment: each names the one before.
+    """
+
+    format: int
+    database: str
+    chain: str
+    """16 hexadecimal digits."""
+    sequence: int
+    previous: str
+    """The SHA-256 of the head before it in the chain; empty for the first."""
+    start: Lsn
+    """Where the one before it ends; for the first, where the slot begins."""
+    end: Lsn
+    """All transactions that committed before this are in the chain up to here."""
+    begins_whole: bool
+    """Whether it begins with a transaction, or in the middle of one."""
+    ends_whole: bool
+    """Whether it ends with a whole transaction. If not, the next one goes on with the same."""
+    covered: datetime
+    """The server's clock when it had told of all that is in here."""
+    first_commit: datetime | None
+    last_commit: datetime | None
+    transactions: int
+    changes: int
+    schema_changes: int
+    host: str
+    tool: str
+    server_version: str
+    system_identifier: str
+    timeline: int
+    epoch: str
+    plain_bytes: int
+    body_bytes: int
+    body_sha256: str

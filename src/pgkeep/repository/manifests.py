@@ -38,7 +38,7 @@ def load_contents(data: bytes, *, name: str) -> Contents:
 
 def _load(adapter: TypeAdapter[Record], data: bytes, name: str) -> Record:
     try:
-        _check_format(from_json(data), name)
+        check_format(data, name)
         return adapter.validate_json(data)
     except (ValueError, TypeError, KeyError) as exc:
         raise ManifestInvalid(
@@ -47,7 +47,9 @@ def _load(adapter: TypeAdapter[Record], data: bytes, name: str) -> Record:
         ) from exc
 
 
-def _check_format(document: Any, name: str) -> None:
+def check_format(data: bytes, name: str) -> None:
+    """`RepositoryUnsupported` if a record is of another format than this version knows."""
+    document: Any = from_json(data)
     found = document["format"]
     if found != FORMAT:
         raise RepositoryUnsupported(
