@@ -215,6 +215,23 @@ class BackupConfig(_Frozen):
     """When to end a backup whose snapshot would hold back the source's vacuum for too long."""
 
 
+class CaptureConfig(_Frozen):
+    """How changes are captured between backups."""
+
+    slot: str | None = Field(default=None, pattern=r"^[a-z0-9_]{1,63}$")
+    """The name of the replication slot. Not set: `pgkeep_` and the name of the database."""
+    poll_seconds: float = Field(default=2, gt=0, le=600)
+    """How often to ask for changes: together with storing them, this is what can be lost."""
+    heartbeat_seconds: float = Field(default=60, gt=0, le=3600)
+    """How often the journal says that nothing has changed."""
+    slot_limit: Size = ByteSize(2 << 30)
+    """When the slot keeps more WAL than this, it is dropped, lest the source's disk fills."""
+    keep_days: float = Field(default=7, gt=0)
+    """How far back every moment can be reached. Older segments are pruned."""
+    backups: bool = True
+    """Whether capture makes a backup by itself when it begins anew or the schema has changed."""
+
+
 class Config(_Frozen):
     """The whole configuration."""
 
@@ -227,6 +244,7 @@ class Config(_Frozen):
     encryption: EncryptionConfig = EncryptionConfig()
     backup: BackupConfig = BackupConfig()
     retention: RetentionConfig = RetentionConfig()
+    capture: CaptureConfig = CaptureConfig()
     origin: Path | None = None
     """The file that this was read from."""
 

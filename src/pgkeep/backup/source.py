@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 from typing import LiteralString
 
 from pgkeep.errors import TableChanged
-from pgkeep.model import DatabaseProperties, NotKept, Role, SequenceValue, SnapshotPoint
+from pgkeep.model import DatabaseProperties, Lsn, NotKept, Role, SequenceValue, SnapshotPoint
 from pgkeep.postgres import catalog
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.dependence import TableKeys, table_keys
+from pgkeep.postgres.identity import current_lsn, server_identity
 from pgkeep.postgres.session import (
     Connection,
     LockNotAvailable,
@@ -58,11 +59,29 @@ def open_source(address: Address, *, lock_timeout_seconds: float) -> Iterator[So
         connection.execute("ROLLBACK")
 
 
-def _locked_snapshot(connection: Connection) -> tuple[str, tuple[catalog.Relation, ...]]:
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    """A snapshot that others can import.
+
+    All that it sees had committed by `taken`; all that had committed before `lsn` it sees, but for
+    what ended just then. So a restore to a moment can begin with it.
+    """
+
+    name: str
+    taken: datetime
+    lsn: Lsn
+
+
+def _locked_snapshot(connection: Connection) -> tuple[_Snapshot, tuple[catalog.Relation, ...]]:
     """A snapshot, exported, and the relations in it, none of them changed since, all locked."""
     for _ in range(_ATTEMPTS):
+        lsn = current_lsn(connection)
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        snapshot = _value(connection, "SELECT pg_catalog.pg_export_snapshot()")
+        row = connection.execute(
+            "SELECT pg_catalog.pg_export_snapshot(), pg_catalog.clock_timestamp()"
+        ).fetchone()
+        assert row is not None
+        snapshot = _Snapshot(row[0], row[1].astimezone(UTC), lsn)
         found = catalog.relations(connection)
         _lock(connection, found)
         changed = [item for item in catalog.relations(connection) if item.rewritten]
@@ -101,14 +120,16 @@ def _lock(connection: Connection, found: Sequence[catalog.Relation]) -> None:
         connection.execute(f"LOCK TABLE {some} IN ACCESS SHARE MODE".encode())
 
 
-def _describe(connection: Connection, snapshot: str, found: tuple[catalog.Relation, ...]) -> Source:
+def _describe(
+    connection: Connection, snapshot: _Snapshot, found: tuple[catalog.Relation, ...]
+) -> Source:
     sequences = catalog.sequences(connection)
     readable = tuple(name for name, may_read in sequences if may_read)
     heap = [item.oid for item in found if item.holds_rows and item.is_heap and not item.condition]
     return Source(
-        snapshot=snapshot,
+        snapshot=snapshot.name,
         major=server_major(connection),
-        point=_point(connection),
+        point=_point(connection, snapshot),
         properties=catalog.database_properties(connection),
         relations=found,
         large_objects=catalog.large_objects(connection),
@@ -123,32 +144,14 @@ def _describe(connection: Connection, snapshot: str, found: tuple[catalog.Relati
     )
 
 
-def _point(connection: Connection) -> SnapshotPoint:
-    taken = connection.execute("SELECT pg_catalog.transaction_timestamp()").fetchone()
-    assert taken is not None
-    moment: datetime = taken[0]
+def _point(connection: Connection, snapshot: _Snapshot) -> SnapshotPoint:
+    identity = server_identity(connection)
     return SnapshotPoint(
-        taken=moment.astimezone(UTC),
+        taken=snapshot.taken,
         server_version=_value(connection, "SELECT pg_catalog.current_setting('server_version')"),
-        system_identifier=_where_allowed(
-            connection,
-            "pg_catalog.pg_control_system()",
-            "SELECT system_identifier::text FROM pg_catalog.pg_control_system()",
-        ),
-        timeline=int(
-            _where_allowed(
-                connection,
-                "pg_catalog.pg_control_checkpoint()",
-                "SELECT timeline_id::text FROM pg_catalog.pg_control_checkpoint()",
-            )
-            or 0
-        ),
-        lsn=_value(
-            connection,
-            "SELECT CASE WHEN pg_catalog.pg_is_in_recovery()"
-            " THEN pg_catalog.pg_last_wal_replay_lsn()"
-            " ELSE pg_catalog.pg_current_wal_insert_lsn() END::text",
-        ),
+        system_identifier=identity.system_identifier,
+        timeline=identity.timeline,
+        lsn=str(snapshot.lsn),
         snapshot=_value(connection, "SELECT pg_catalog.pg_current_snapshot()::text"),
         horizon=int(
             _value(
@@ -157,14 +160,6 @@ def _point(connection: Connection) -> SnapshotPoint:
             )
         ),
     )
-
-
-def _where_allowed(connection: Connection, function: LiteralString, query: LiteralString) -> str:
-    """The value, or nothing where the platform has taken the function away."""
-    row = connection.execute(
-        "SELECT pg_catalog.has_function_privilege(%s, 'EXECUTE')", (function,)
-    ).fetchone()
-    return _value(connection, query) if row and row[0] else ""
 
 
 def _value(connection: Connection, query: LiteralString) -> str:

@@ -4,7 +4,8 @@
 
 A segment is one file: a line, its signed head as JSON, the signature, and a sealed body. Its name
 tells where it belongs, so a listing alone shows what can be reached. A transaction that is too
-large for one lies in several, called `.first`, `.middle` and `.last` instead of `.segment`.
+large for one lies in several, called `.first`, `.middle` and `.last` instead of `.segment`. One
+with a change of the schema has `-schema` before that.
 
 A crash may leave a `.first` that no `.last` follows; the next run goes on from the last whole
 segment with higher numbers, and what leads nowhere is passed over. So nothing is written twice.
@@ -35,7 +36,7 @@ _END_OF_SIGNATURE = b"-----END SSH SIGNATURE-----\n"
 _NO_DIGEST = "0" * 16
 _NAME = re.compile(
     r"(\d{10})-([0-9A-F]{16})-([0-9A-F]{16})-(\d{8}T\d{6}Z)-([0-9a-f]{16})-([0-9a-f]{16})"
-    r"\.(segment|first|middle|last)"
+    r"(-schema)?\.(segment|first|middle|last)"
 )
 _ENDINGS = {(True, True): "segment", (True, False): "first", (False, False): "middle",
             (False, True): "last"}  # fmt: skip
@@ -110,14 +111,16 @@ class SegmentName:
     """The first 16 digits of the digest of its own head."""
     begins_whole: bool
     ends_whole: bool
+    changes_schema: bool = False
     size_bytes: int = 0
 
     @property
     def path(self) -> str:
+        ending = _ENDINGS[self.begins_whole, self.ends_whole]
         return (
             f"{self.database}/journal/{self.chain}/{self.sequence:010}-{self.start:016X}"
             f"-{self.end:016X}-{self.covered:%Y%m%dT%H%M%SZ}-{self.previous}-{self.digest}"
-            f".{_ENDINGS[self.begins_whole, self.ends_whole]}"
+            f"{'-schema' if self.changes_schema else ''}.{ending}"
         )
 
     @property
@@ -140,7 +143,8 @@ class SegmentName:
             datetime.strptime(match[4], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC),
             match[5],
             match[6],
-            *_WHOLE_BY_ENDING[match[7]],
+            *_WHOLE_BY_ENDING[match[8]],
+            match[7] is not None,
             size_bytes,
         )
 
@@ -158,6 +162,7 @@ class SegmentName:
             head_digest(head)[:16],
             head.begins_whole,
             head.ends_whole,
+            head.schema_changes > 0,
         )
 
 

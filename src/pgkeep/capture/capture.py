@@ -1,0 +1,376 @@
+"""Capture: read the slot, keep what it gives in every repository, and only then move on.
+
+The order in which things become durable makes a crash at any moment harmless. A segment that is
+stored and not yet confirmed to the slot is found again in the repositories, and what the slot then
+gives once more is passed over, since it is confirmed first.
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psycopg
+
+from pgkeep import __version__
+from pgkeep.capture import setup
+from pgkeep.capture.segments import SequenceWatch, Stretch, pack
+from pgkeep.errors import (
+    CaptureImpossible,
+    DamagedObject,
+    JournalInvalid,
+    NotAuthentic,
+    SlotLost,
+    StoreError,
+)
+from pgkeep.events import Noticed, Reporter
+from pgkeep.model import FORMAT, Segment, SequenceValue, TableName
+from pgkeep.postgres import catalog
+from pgkeep.postgres.address import Address
+from pgkeep.postgres.identity import server_identity
+from pgkeep.postgres.session import Connection, connect, translated
+from pgkeep.postgres.slot import Position, RawMessage, Slot, SlotState
+from pgkeep.repository.hostkeys import HostKeys
+from pgkeep.repository.journal import SegmentName, head_digest, runs, seal_segment
+from pgkeep.repository.journal_copies import JournalCopies
+
+# Messages that one look at the slot gives at most, but for a transaction that has more.
+_MESSAGES_AT_ONCE = 50_000
+_LOCK_CLASS = 0x70676B70  # "pgkp": one capture for each slot
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureRequest:
+    """What to capture, and where to."""
+
+    database: str
+    address: Address
+    slot: str
+    copies: JournalCopies
+    recipients: tuple[str, ...]
+    keys: HostKeys
+    now: Callable[[], datetime]
+    heartbeat: timedelta
+    slot_limit_bytes: int
+    gpg_home: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """What one look at the slot brought, and how things stand after it."""
+
+    transactions: int
+    changes: int
+    schema_changes: int
+    segments: int
+    covered: datetime
+    """The server's clock: everything that had committed by then is kept."""
+    behind: timedelta
+    """What would be lost now: the server's clock, less `covered`."""
+    retained_bytes: int
+    limit_bytes: int | None
+    is_more: bool
+    """Whether more is waiting, so that the next look need not wait."""
+
+
+class Capture:
+    """A capture under way, in one session. Made by `begin_capture`."""
+
+    def __init__(
+        self,
+        request: CaptureRequest,
+        connection: Connection,
+        slot: Slot,
+        tip: Segment,
+        number: int,
+    ) -> None:
+        self._request = request
+        self._connection = connection
+        self._slot = slot
+        self._tip = tip
+        self._number = number
+        self._sequences = SequenceWatch(lambda: _sequence_values(connection))
+
+    @property
+    def tip(self) -> Segment:
+        """The newest segment that is kept."""
+        return self._tip
+
+    def step(self) -> Captured:
+        """One look: keep what is there, then let the slot move on.
+
+        `SlotLost` if changes may be missing; any other error leaves everything as it was.
+        """
+        state = self._checked_state()
+        position = self._slot.position()
+        before, number = self._tip, self._number
+        got = self._keep_all(self._slot.peek(_MESSAGES_AT_ONCE), position)
+        if not got.messages and position.at - self._tip.covered >= self._request.heartbeat:
+            self._keep(Stretch(end=position.lsn), position.at)
+        if self._tip is not before:
+            self._slot.advance(self._tip.end)
+        self._request.copies.catch_up()
+        covered = self._tip.covered if got.is_limited else max(self._tip.covered, position.at)
+        return Captured(
+            transactions=got.transactions,
+            changes=got.changes,
+            schema_changes=got.schema_changes,
+            segments=self._number - number,
+            covered=covered,
+            behind=self._slot.position().at - covered,
+            retained_bytes=state.retained_bytes,
+            limit_bytes=state.limit_bytes,
+            is_more=got.is_limited,
+        )
+
+    def put_in_step(self) -> None:
+        """Repair what is published, should somebody have gone round the event triggers."""
+        setup.put_in_step(self._connection)
+
+    def _checked_state(self) -> SlotState:
+        state = self._slot.state()
+        name = self._slot.name
+        if state is None:
+            raise SlotLost(f"slot {name!r} is gone")
+        if state.lost:
+            raise SlotLost(f"slot {name!r} kept more WAL than the server allows, and was given up")
+        if state.confirmed > self._tip.end:
+            raise SlotLost(
+                f"slot {name!r} was moved from {self._tip.end} to {state.confirmed} by somebody"
+                " else, who has the changes between"
+            )
+        if state.retained_bytes > self._request.slot_limit_bytes:
+            self._slot.drop()
+            raise SlotLost(
+                f"slot {name!r} kept {state.retained_bytes:,} bytes of WAL, more than"
+                f" {self._request.slot_limit_bytes:,}, and was dropped so that the server's disk"
+                " does not fill"
+            )
+        return state
+
+    def _keep_all(self, messages: Iterator[RawMessage], position: Position) -> _Got:
+        """Keep everything that a look gives, stretch by stretch, in bounded memory."""
+        got = _Got()
+        waiting: Stretch | None = None
+        for stretch in pack(messages):
+            if waiting is not None:
+                self._keep(waiting, waiting.last_commit or self._tip.covered)
+            got.add(stretch)
+            waiting = stretch
+        if waiting is not None:
+            self._keep_last(waiting, position, is_limited=got.is_limited)
+        return got
+
+    def _keep_last(self, stretch: Stretch, position: Position, *, is_limited: bool) -> None:
+        """With where sequences stand now, which is at or past all that is in it."""
+        moved = self._sequences.moved()
+        if moved:
+            stretch.add_sequences(moved)
+        covered = stretch.last_commit or self._tip.covered
+        if not is_limited:  # the server had told of everything up to the position
+            stretch.end = max(stretch.end or position.lsn, position.lsn)
+            covered = position.at
+        self._keep(stretch, covered)
+        self._sequences.keep(moved)
+
+    def _keep(self, stretch: Stretch, covered: datetime) -> None:
+        """Seal, sign and store a stretch; it is the tip then."""
+        self._number += 1  # also if it fails: no number is used twice
+        head = replace(
+            self._tip,
+            sequence=self._number,
+            previous=head_digest(self._tip),
+            start=self._tip.end,
+            end=max(stretch.end or self._tip.end, self._tip.end),
+            begins_whole=stretch.begins_whole,
+            ends_whole=stretch.ends_whole,
+            covered=max(covered.astimezone(UTC), self._tip.covered),
+            first_commit=stretch.first_commit,
+            last_commit=stretch.last_commit,
+            transactions=stretch.transactions,
+            changes=stretch.changes,
+            schema_changes=stretch.schema_changes,
+        )
+        self._tip = _store(self._request, head, bytes(stretch.body))
+
+
+@dataclass(slots=True)
+class _Got:
+    """Sums over the stretches of one look."""
+
+    messages: int = 0
+    transactions: int = 0
+    changes: int = 0
+    schema_changes: int = 0
+
+    def add(self, stretch: Stretch) -> None:
+        self.messages += stretch.messages
+        self.transactions += stretch.transactions
+        self.changes += stretch.changes
+        self.schema_changes += stretch.schema_changes
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether the server may have stopped since it was enough."""
+        return self.messages >= _MESSAGES_AT_ONCE
+
+
+def _store(request: CaptureRequest, head: Segment, plain: bytes) -> Segment:
+    key = request.keys.signing_key()
+    epoch = request.keys.epoch(request.recipients, now=request.now(), gpg_home=request.gpg_home)
+    head = replace(head, host=socket.gethostname(), tool=f"pgkeep {__version__}", epoch=epoch.id)
+    whole, data = seal_segment(head, plain, epoch.key.recipient, key)
+    request.copies.put(SegmentName.of(whole).path, data, epoch, key.public)
+    return whole
+
+
+# --- beginning ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """How a capture began."""
+
+    capture: Capture
+    is_new_chain: bool
+    """Whether nothing before this can be continued: the next backup is the first to do so."""
+    without_identity: tuple[TableName, ...]
+    """Tables whose updates and deletes cannot be captured."""
+
+
+def look(request: CaptureRequest) -> setup.Setup:
+    """What `begin_capture` would find and do. Changes nothing."""
+    with closing(connect(request.address)) as connection, translated(request.address):
+        return setup.look(connection, _slot(request, connection))
+
+
+def remove(request: CaptureRequest) -> None:
+    """Take everything out of the database again. The journal stays as it is."""
+    with closing(connect(request.address)) as connection, translated(request.address):
+        _lock(connection, request)
+        setup.remove(connection, _slot(request, connection))
+
+
+@contextmanager
+def begin_capture(request: CaptureRequest, reporter: Reporter) -> Iterator[Begun]:
+    """Make ready what is missing, and go on where the journal ends, or begin a new chain."""
+    with closing(connect(request.address)) as connection, translated(request.address):
+        _lock(connection, request)
+        slot = _slot(request, connection)
+        found = setup.look(connection, slot)
+        setup.make_ready(connection, found)
+        setup.put_in_step(connection)
+        request.copies.make_equal()
+        names = request.copies.names()
+        tip = _continued(request, connection, found.slot, names)
+        is_new = tip is None
+        if tip is None:
+            tip = _new_chain(request, connection, slot, reporter)
+        elif found.slot is not None and found.slot.confirmed < tip.end:
+            slot.advance(tip.end)  # it was kept, and then we were killed
+        numbers = [name.sequence for name in names if name.chain == tip.chain]
+        capture = Capture(request, connection, slot, tip, max(numbers, default=tip.sequence))
+        yield Begun(capture, is_new, setup.tables_without_identity(connection))
+
+
+def _slot(request: CaptureRequest, connection: Connection) -> Slot:
+    return Slot(connection, request.slot, setup.PUBLICATIONS)
+
+
+def _lock(connection: Connection, request: CaptureRequest) -> None:
+    """One capture for each slot; the lock ends with the session."""
+    row = connection.execute(
+        "SELECT pg_catalog.pg_try_advisory_lock(%s, pg_catalog.hashtext(%s))",
+        (_LOCK_CLASS, request.slot),
+    ).fetchone()
+    if not row or not row[0]:
+        raise CaptureImpossible(
+            f"another capture reads slot {request.slot!r} just now",
+            hint="Let one host capture a database; a second one needs a slot of its own"
+            " (capture.slot).",
+        )
+
+
+def _continued(
+    request: CaptureRequest,
+    connection: Connection,
+    state: SlotState | None,
+    names: Sequence[SegmentName],
+) -> Segment | None:
+    """The newest segment, if the slot gives everything that comes after it."""
+    run = max(runs(names), key=lambda one: one.covered, default=None)
+    if run is None or state is None or state.lost or state.confirmed > run.end:
+        return None
+    try:
+        trusted = [request.keys.signing_key().public]
+        tip = request.copies.read(run.segments[-1], trusted).head
+    except (NotAuthentic, DamagedObject, JournalInvalid, StoreError):
+        return None  # not ours, or not whole
+    here = server_identity(connection)
+    same = (tip.system_identifier, tip.timeline) == (here.system_identifier, here.timeline)
+    return tip if same else None
+
+
+def _new_chain(
+    request: CaptureRequest, connection: Connection, slot: Slot, reporter: Reporter
+) -> Segment:
+    """A slot, if there is none that can be used, and an empty first segment where it begins."""
+    state = slot.state()
+    if state is not None and state.lost:
+        slot.drop()
+        state = None
+    start = state.confirmed if state is not None else slot.create()
+    identity = server_identity(connection)
+    first = Segment(
+        format=FORMAT,
+        database=request.database,
+        chain=secrets.token_hex(8),
+        sequence=1,
+        previous="",
+        start=start,
+        end=start,
+        begins_whole=True,
+        ends_whole=True,
+        covered=slot.position().at.astimezone(UTC),
+        first_commit=None,
+        last_commit=None,
+        transactions=0,
+        changes=0,
+        schema_changes=0,
+        host="",
+        tool="",
+        server_version=_server_version(connection),
+        system_identifier=identity.system_identifier,
+        timeline=identity.timeline,
+        epoch="",
+        plain_bytes=0,
+        body_bytes=0,
+        body_sha256="",
+    )
+    stored = _store(request, first, b"")
+    reporter.report(
+        Noticed(
+            f"the journal of {request.database!r} begins anew at {start}",
+            "What can be reached from here on begins with the next backup.",
+        )
+    )
+    return stored
+
+
+def _server_version(connection: Connection) -> str:
+    row = connection.execute("SELECT pg_catalog.current_setting('server_version')").fetchone()
+    return str(row[0]) if row else ""
+
+
+def _sequence_values(connection: Connection) -> tuple[SequenceValue, ...]:
+    """Where sequences stand; nothing if one was dropped meanwhile: the next look will tell."""
+    readable = tuple(name for name, may_read in catalog.sequences(connection) if may_read)
+    try:
+        return catalog.sequence_values(connection, readable)
+    except psycopg.errors.UndefinedTable:
+        return ()

@@ -1,0 +1,94 @@
+"""Messages of a slot become segments: packed as they come, cut where they grow too large."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from pgkeep.capture.definitions import MESSAGE_PREFIX
+from pgkeep.model import Lsn, SequenceValue, TableName
+from pgkeep.postgres import pgoutput
+from pgkeep.postgres.slot import RawMessage
+from pgkeep.repository.journal import FrameKind, encode_frame
+
+# A segment is sealed and stored in one piece: so much is in memory, twice.
+SEGMENT_BYTES = 8 << 20
+
+_CHANGES = b"IUDT"
+_COMMIT, _MESSAGE = pgoutput.COMMIT[0], pgoutput.MESSAGE[0]
+_PREFIX = MESSAGE_PREFIX.encode()
+
+
+@dataclass(slots=True)
+class Stretch:
+    """What one segment will hold, while it grows."""
+
+    begins_whole: bool = True
+    ends_whole: bool = True
+    body: bytearray = field(default_factory=bytearray)
+    end: Lsn | None = None
+    """Where the last whole transaction in it ends; None if it has none."""
+    first_commit: datetime | None = None
+    last_commit: datetime | None = None
+    messages: int = 0
+    transactions: int = 0
+    changes: int = 0
+    schema_changes: int = 0
+
+    def add(self, message: RawMessage) -> None:
+        """Take a message, and note what the head has to say."""
+        data = message.data
+        self.body += encode_frame(FrameKind.MESSAGE, message.lsn, message.xid, data)
+        self.messages += 1
+        kind = data[0]
+        if kind in _CHANGES:
+            self.changes += 1
+        elif kind == _COMMIT:
+            self._commit(data)
+        elif kind == _MESSAGE and pgoutput.message_prefix(data) == _PREFIX:
+            self.schema_changes += 1
+        self.ends_whole = kind == _COMMIT
+
+    def add_sequences(self, values: Sequence[SequenceValue]) -> None:
+        """Take where sequences stand at the end of this stretch."""
+        document = [[v.name.schema, v.name.name, v.last_value, v.is_called] for v in values]
+        self.body += encode_frame(FrameKind.SEQUENCES, 0, 0, json.dumps(document).encode())
+
+    def _commit(self, data: bytes) -> None:
+        end, committed = pgoutput.commit_end(data)
+        self.end, self.last_commit = Lsn(end), committed
+        self.first_commit = self.first_commit or committed
+        self.transactions += 1
+
+
+def pack(messages: Iterable[RawMessage], *, limit_bytes: int = SEGMENT_BYTES) -> Iterator[Stretch]:
+    """Stretches of at most about `limit_bytes`, as the messages come; none if nothing comes.
+
+    The last one ends whole, since a slot gives whole transactions.
+    """
+    stretch = Stretch()
+    for message in messages:
+        if len(stretch.body) >= limit_bytes:
+            yield stretch
+            stretch = Stretch(begins_whole=stretch.ends_whole)
+        stretch.add(message)
+    if stretch.body:
+        yield stretch
+
+
+class SequenceWatch:
+    """Which sequences moved since they were looked at last."""
+
+    def __init__(self, look: Callable[[], Sequence[SequenceValue]]) -> None:
+        self._look = look
+        self._known: dict[TableName, SequenceValue] = {}
+
+    def moved(self) -> tuple[SequenceValue, ...]:
+        """Those that stand elsewhere than when `keep` was told; at first, all."""
+        return tuple(value for value in self._look() if self._known.get(value.name) != value)
+
+    def keep(self, values: Sequence[SequenceValue]) -> None:
+        """These are kept: only what moves from here on is of interest."""
+        self._known.update({value.name: value for value in values})

@@ -1,0 +1,138 @@
+"""Making ready what capture needs in the database, and taking it away again: plan, then do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import psycopg
+
+from pgkeep.capture import definitions
+from pgkeep.errors import CaptureImpossible
+from pgkeep.model import TableName
+from pgkeep.postgres.session import Connection
+from pgkeep.postgres.slot import Slot, SlotState
+
+PUBLICATIONS = (definitions.ROWS, definitions.CHANGES)
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What is there, and the statements for what is not, in order; the slot apart."""
+
+    statements: tuple[str, ...]
+    slot: SlotState | None
+    without_identity: tuple[TableName, ...]
+    """Tables whose updates and deletes cannot be captured."""
+
+    @property
+    def is_complete(self) -> bool:
+        return not self.statements and self.slot is not None and not self.slot.lost
+
+
+def look(connection: Connection, slot: Slot) -> Setup:
+    """What has to be done. `CaptureImpossible` where it cannot be."""
+    _check_server(connection)
+    return Setup(tuple(_missing(connection)), slot.state(), tables_without_identity(connection))
+
+
+def make_ready(connection: Connection, setup: Setup) -> None:
+    """Run the statements of a setup, all or none."""
+    try:
+        with connection.transaction():
+            for statement in setup.statements:
+                connection.execute(statement.encode())
+    except psycopg.errors.InsufficientPrivilege as exc:
+        raise CaptureImpossible(
+            f"this role may not set up capture: {_first_line(exc)}",
+            hint="Capture needs a superuser, or the role `postgres` on Supabase: publications for"
+            " all tables and event triggers. pgkeep capture --dry-run shows the statements, for"
+            " somebody who may run them.",
+        ) from exc
+
+
+def remove(connection: Connection, slot: Slot) -> None:
+    """Take everything away again, the slot first."""
+    slot.drop()
+    with connection.transaction():
+        for statement in definitions.REMOVAL:
+            connection.execute(statement.encode())
+
+
+def put_in_step(connection: Connection) -> None:
+    """Repair the list of published tables, should a role have gone round the event triggers."""
+    connection.execute(definitions.IN_STEP.encode())
+
+
+def tables_without_identity(connection: Connection) -> tuple[TableName, ...]:
+    """Tables whose updates and deletes cannot be captured."""
+    rows = connection.execute(definitions.WITHOUT_IDENTITY.encode()).fetchall()
+    return tuple(TableName(schema, name) for schema, name in rows)
+
+
+def _check_server(connection: Connection) -> None:
+    row = connection.execute(
+        "SELECT pg_catalog.current_setting('wal_level'), pg_catalog.pg_is_in_recovery(),"
+        "  (SELECT rolsuper OR rolreplication FROM pg_catalog.pg_roles"
+        "    WHERE rolname = current_user),"
+        "  current_user::text"
+    ).fetchone()
+    assert row is not None
+    wal_level, standby, may_replicate, role = row
+    if standby:
+        raise CaptureImpossible(
+            "this server is a standby", hint="Capture changes where they are made: on the primary."
+        )
+    if wal_level != "logical":
+        raise CaptureImpossible(
+            f"wal_level is {wal_level!r}, and capture needs 'logical'",
+            hint="ALTER SYSTEM SET wal_level = logical, and restart the server (on RDS:"
+            " rds.logical_replication = 1). Supabase has it so.",
+        )
+    if not may_replicate:
+        raise CaptureImpossible(
+            f"role {role!r} may not use replication slots",
+            hint=f'ALTER ROLE "{role}" REPLICATION, by a superuser (RDS: GRANT rds_replication).',
+        )
+
+
+def _missing(connection: Connection) -> Iterator[str]:
+    row = connection.execute(
+        "SELECT pg_catalog.to_regnamespace('pgkeep') IS NOT NULL,"
+        "  ARRAY(SELECT pubname::text FROM pg_catalog.pg_publication),"
+        "  ARRAY(SELECT evtname::text FROM pg_catalog.pg_event_trigger WHERE evtenabled = 'A'),"
+        "  ARRAY(SELECT evtname::text FROM pg_catalog.pg_event_trigger),"
+        "  ARRAY(SELECT pg_catalog.md5(p.prosrc) FROM pg_catalog.pg_proc p"
+        "    JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'pgkeep')"
+    ).fetchone()
+    assert row is not None
+    has_schema, publications, enabled, triggers, sources = row
+    if not has_schema:
+        yield definitions.CREATE_SCHEMA
+        yield definitions.COMMENT_SCHEMA
+        yield definitions.GRANT_SCHEMA
+    if definitions.ROWS not in publications:
+        yield definitions.CREATE_ROWS
+    if definitions.CHANGES not in publications:
+        yield definitions.CREATE_CHANGES
+    yield from _missing_functions(connection, set(sources))
+    for name in definitions.EVENT_TRIGGERS:
+        if name not in triggers:
+            yield definitions.create_event_trigger(name)
+        if name not in enabled:
+            yield definitions.enable_event_trigger(name)
+    if definitions.CHANGES not in publications:
+        yield definitions.IN_STEP
+
+
+def _missing_functions(connection: Connection, sources: set[str]) -> Iterator[str]:
+    """Those that are not there, or as another version of pgkeep wrote them."""
+    for function in definitions.FUNCTIONS:
+        body = function.split("$function$")[1]
+        row = connection.execute("SELECT pg_catalog.md5(%s)", (body,)).fetchone()
+        if row and row[0] not in sources:
+            yield function.strip()
+
+
+def _first_line(error: psycopg.Error) -> str:
+    return error.diag.message_primary or str(error).splitlines()[0]

@@ -1,0 +1,159 @@
+"""A logical replication slot, read with plain SQL: look, then move on once all is kept.
+
+Nothing here uses the replication protocol, so it works through a session pooler as well.
+https://www.postgresql.org/docs/17/functions-admin.html#FUNCTIONS-REPLICATION
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import psycopg
+
+from pgkeep.errors import SlotLost
+from pgkeep.model import Lsn
+from pgkeep.postgres.session import Connection
+from pgkeep.postgres.statements import literal
+
+_SIGNATURE = b"PGCOPY\n\xff\r\n\0"
+_HEADER_BYTES = len(_SIGNATURE) + 8
+_ROW = struct.Struct(">hiQiIi")
+_NO_MORE = b"\xff\xff"
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far the server has got: everything that committed before `lsn` can be read from a slot
+    now, and `at` is the server's clock just before that was so."""
+
+    at: datetime
+    lsn: Lsn
+
+
+@dataclass(frozen=True, slots=True)
+class SlotState:
+    """What the server says of a slot. Sizes are bytes of WAL."""
+
+    confirmed: Lsn
+    retained_bytes: int
+    """What it keeps from being removed."""
+    safe_bytes: int | None
+    """What may still be written before the server gives it up; None: no limit."""
+    lost: bool
+    active_pid: int | None
+
+    @property
+    def limit_bytes(self) -> int | None:
+        """How much it may retain in all, as far as the server limits it."""
+        return None if self.safe_bytes is None else self.retained_bytes + max(self.safe_bytes, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class RawMessage:
+    """A message of the output plugin as the slot gives it."""
+
+    lsn: int
+    xid: int
+    data: bytes
+
+
+class Slot:
+    """One slot of the database that a connection leads to."""
+
+    def __init__(self, connection: Connection, name: str, publications: Sequence[str]) -> None:
+        self._connection = connection
+        self.name = name
+        self._publications = tuple(publications)
+
+    def position(self) -> Position:
+        """See `Position`. The clock is read first."""
+        row = self._connection.execute(
+            "SELECT pg_catalog.clock_timestamp(), pg_catalog.pg_current_wal_flush_lsn()::text"
+        ).fetchone()
+        assert row is not None
+        return Position(row[0], Lsn.parse(row[1]))
+
+    def state(self) -> SlotState | None:
+        """What the server says of it; None if there is no such slot in this database."""
+        row = self._connection.execute(
+            "SELECT confirmed_flush_lsn::text,"
+            "       pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), restart_lsn)::int8,"
+            "       safe_wal_size, wal_status, active_pid"
+            "  FROM pg_catalog.pg_replication_slots"
+            " WHERE slot_name = %s AND database = pg_catalog.current_database()",
+            (self.name,),
+        ).fetchone()
+        if row is None:
+            return None
+        confirmed, retained, safe, status, pid = row
+        lost = status == "lost" or confirmed is None or retained is None
+        return SlotState(Lsn.parse(confirmed or "0/0"), retained or 0, safe, lost, pid)
+
+    def create(self) -> Lsn:
+        """Make it; from the returned position on it gives everything.
+
+        Waits for all transactions that have written something to end.
+        """
+        row = self._connection.execute(
+            "SELECT lsn::text FROM pg_catalog.pg_create_logical_replication_slot(%s, 'pgoutput')",
+            (self.name,),
+        ).fetchone()
+        assert row is not None
+        return Lsn.parse(row[0])
+
+    def drop(self) -> None:
+        """Remove it. It is no error if it is not there."""
+        self._connection.execute(
+            "SELECT pg_catalog.pg_drop_replication_slot(slot_name)"
+            "  FROM pg_catalog.pg_replication_slots"
+            " WHERE slot_name = %s AND database = pg_catalog.current_database()",
+            (self.name,),
+        )
+
+    def peek(self, up_to_changes: int) -> Iterator[RawMessage]:
+        """Messages of whole transactions since the confirmed position, in commit order.
+
+        Stops after the transaction with which there are so many. Read as a stream, in memory
+        bounded by one message; the server keeps what does not fit there on its disk.
+        """
+        query = (
+            "COPY (SELECT lsn, xid, data FROM pg_catalog.pg_logical_slot_peek_binary_changes("
+            f"{literal(self.name)}, NULL, {up_to_changes}, 'proto_version', '1', 'messages',"
+            f" 'true', 'publication_names', {literal(_list(self._publications))}))"
+            " TO STDOUT (FORMAT binary)"
+        )
+        try:
+            with self._connection.cursor() as cursor, cursor.copy(query.encode()) as copy:
+                yield from _rows(copy)
+        except (
+            psycopg.errors.UndefinedObject,
+            psycopg.errors.ObjectNotInPrerequisiteState,
+        ) as exc:
+            message = exc.diag.message_primary or str(exc)
+            raise SlotLost(f"slot {self.name!r} cannot be read: {message}") from exc
+
+    def advance(self, to: Lsn) -> None:
+        """What committed before `to` is not given again, and its WAL may go."""
+        self._connection.execute(
+            "SELECT pg_catalog.pg_replication_slot_advance(%s, %s::pg_catalog.pg_lsn)::text",
+            (self.name, str(to)),
+        )
+
+
+def _rows(copy: Iterator[bytes] | psycopg.Copy) -> Iterator[RawMessage]:
+    """Rows (pg_lsn, xid, bytea) out of COPY's binary format; one piece of it is one row."""
+    for piece in copy:
+        data = bytes(piece)
+        if data.startswith(_SIGNATURE):
+            data = data[_HEADER_BYTES:]
+        if not data or data == _NO_MORE:
+            continue
+        _, _, lsn, _, xid, _ = _ROW.unpack_from(data)
+        yield RawMessage(lsn, xid, data[_ROW.size :])
+
+
+def _list(publications: Sequence[str]) -> str:
+    return ",".join('"' + name.replace('"', '""') + '"' for name in publications)

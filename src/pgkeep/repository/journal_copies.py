@@ -1,0 +1,191 @@
+"""The journal in several repositories: each segment goes into all, before the slot moves on.
+
+A repository that fails or is slow is *behind*: it is left alone for a while, and then given what
+it lacks from a sibling. Those that are required are waited for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from pgkeep.errors import PgkeepError, StoreError
+from pgkeep.repository.hostkeys import Epoch
+from pgkeep.repository.journal import Journal, SealedSegment, SegmentName
+from pgkeep.repository.repository import Repository
+from pgkeep.sealing import PublicSigner
+
+# How long to wait for one that is not required, and how long one that failed is left alone.
+_PATIENCE_SECONDS = 10.0
+_PAUSE_SECONDS = 60.0
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(slots=True)
+class _Copy:
+    """One repository, and whether it has everything."""
+
+    name: str
+    open: Callable[[], Repository]
+    required: bool
+    repository: Repository | None = None
+    problem: PgkeepError | None = None
+    retry_at: float = 0.0
+
+
+class JournalCopies:
+    """The journal of one database in all of its repositories. For one thread.
+
+    At least one repository has to take a segment, and all of those that are required.
+    """
+
+    def __init__(
+        self,
+        database: str,
+        openers: Mapping[str, Callable[[], Repository]],
+        *,
+        required: Iterable[str] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        must = frozenset(required)
+        self._database = database
+        self._copies = [_Copy(name, opener, name in must) for name, opener in openers.items()]
+        self._executor = ThreadPoolExecutor(len(self._copies) * 2, "pgkeep-journal")
+        self._clock = clock
+        self._prepared: dict[str, str] = {}
+
+    @property
+    def behind(self) -> Mapping[str, PgkeepError]:
+        """Those that lack something, and why."""
+        return {copy.name: copy.problem for copy in self._copies if copy.problem is not None}
+
+    def close(self) -> None:
+        """Begin nothing more."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def names(self) -> tuple[SegmentName, ...]:
+        """The segments that are in any of them. Raises if one that is required cannot be asked."""
+        found = self._each(lambda repository: self._journal(repository).names())
+        return tuple({name.path: name for names in found for name in names}.values())
+
+    def read(self, name: SegmentName, trusted: Sequence[PublicSigner]) -> SealedSegment:
+        """A segment from the first repository that gives it whole."""
+        errors: list[PgkeepError] = []
+        for copy in self._copies:
+            try:
+                return self._journal(self._opened(copy)).read(name, trusted)
+            except PgkeepError as exc:
+                errors.append(exc)
+        raise errors[0]
+
+    def put(self, path: str, data: bytes, epoch: Epoch, signer: PublicSigner) -> None:
+        """Keep a segment, durably, or raise."""
+
+        def keep(repository: Repository) -> None:
+            if self._prepared.get(repository.name) != epoch.id:
+                repository.prepare(epoch, signer)
+                self._prepared[repository.name] = epoch.id
+            repository.store.put(path, data)
+
+        self._each(keep)
+
+    def make_equal(self) -> None:
+        """Give each what it lacks and others have. At least one must answer, and the required."""
+        self._each(lambda repository: repository.name)
+        there = [copy for copy in self._copies if copy.problem is None]
+        for copy in there:
+            others = [one.repository for one in there if one is not copy and one.repository]
+            try:
+                copy_missing(self._database, self._opened(copy), others)
+            except PgkeepError as exc:
+                self._fell_behind(copy, exc)
+                if copy.required:
+                    raise
+
+    def catch_up(self) -> None:
+        """Give those that were behind what they lack, now that they may answer again."""
+        for copy in self._copies:
+            if copy.problem is None or self._clock() < copy.retry_at:
+                continue
+            siblings = [
+                other.repository
+                for other in self._copies
+                if other is not copy and other.problem is None and other.repository is not None
+            ]
+            try:
+                copy_missing(self._database, self._opened(copy), siblings)
+                copy.problem = None
+            except PgkeepError as exc:
+                self._fell_behind(copy, exc)
+
+    def _journal(self, repository: Repository) -> Journal:
+        return Journal(repository.store, self._database)
+
+    def _opened(self, copy: _Copy) -> Repository:
+        if copy.repository is None:
+            copy.repository = copy.open()
+        return copy.repository
+
+    def _each(self, do: Callable[[Repository], Answer]) -> list[Answer]:
+        """Do it in all at once; wait for those that are required, and a while for the others."""
+        waiting: dict[Future[Answer], _Copy] = {}
+        for copy in self._copies:
+            if copy.problem is None or copy.required:
+                waiting[self._executor.submit(partial(self._ask, copy, do))] = copy
+        needed = [future for future, copy in waiting.items() if copy.required]
+        wait(needed)
+        wait(waiting, timeout=_PATIENCE_SECONDS)
+        answers: list[Answer] = []
+        failed: list[PgkeepError] = []
+        for future, copy in waiting.items():
+            problem = _problem(future, copy)
+            if problem is None:
+                answers.append(future.result())
+                copy.problem = None  # one that is required was asked again and again
+                continue
+            self._fell_behind(copy, problem)
+            if copy.required:
+                raise problem
+            failed.append(problem)
+        if not answers:
+            raise failed[0] if failed else next(iter(self.behind.values()))
+        return answers
+
+    def _ask(self, copy: _Copy, do: Callable[[Repository], Answer]) -> Answer:
+        return do(self._opened(copy))
+
+    def _fell_behind(self, copy: _Copy, problem: PgkeepError) -> None:
+        copy.problem = problem
+        copy.retry_at = self._clock() + _PAUSE_SECONDS
+
+
+def _problem(future: Future[Any], copy: _Copy) -> PgkeepError | None:
+    if not future.done():
+        return StoreError(f"repository {copy.name!r} is too slow for the journal")
+    error = future.exception()
+    if error is not None and not isinstance(error, PgkeepError):
+        raise error
+    return error
+
+
+def copy_missing(database: str, target: Repository, siblings: Sequence[Repository]) -> int:
+    """Give a repository the segments that it lacks and others have; how many were copied.
+
+    Oldest first, so that what is there has no hole at the end. A segment carries its signature: who
+    reads it checks that, here it is copied as it is.
+    """
+    here = {name.path for name in Journal(target.store, database).names()}
+    copied = 0
+    for sibling in siblings:
+        names = Journal(sibling.store, database).names()
+        for name in sorted(names, key=lambda one: (one.covered, one.sequence)):
+            if name.path not in here:
+                target.store.put(name.path, sibling.store.get(name.path))
+                here.add(name.path)
+                copied += 1
+    return copied
