@@ -36,6 +36,7 @@ from pgkeep.postgres.address import Address
 from pgkeep.postgres.programs import Programs, choose_client
 from pgkeep.repository.copies import Copies
 from pgkeep.repository.hostkeys import HostKeys
+from pgkeep.repository.journal_copies import JournalCopies
 from pgkeep.repository.objects import ObjectSource
 from pgkeep.repository.repository import Listing, Repository, merge_listings, open_contents
 from pgkeep.repository.retention import Policy
@@ -229,7 +230,17 @@ class Context:
         return tuple(opened)
 
     def copies(self, kind: Kind) -> Copies:
-        """The configured repositories as what a backup of this kind is written to.
+        """The configured repositories as what a backup of this kind is written to."""
+        openers, required = self._openers(kind)
+        return Copies(openers, required=required)
+
+    def journal_copies(self, database: str) -> JournalCopies:
+        """The configured repositories as what the journal of a database is written to."""
+        openers, required = self._openers(Kind.FULL)
+        return JournalCopies(database, openers, required=required)
+
+    def _openers(self, kind: Kind) -> tuple[dict[str, Callable[[], Repository]], list[str]]:
+        """What opens the repositories for a kind, by name, and which of them are required.
 
         A place that is empty becomes a repository.
         """
@@ -240,9 +251,9 @@ class Context:
                 hint=f'Add "{kind}" to the kinds of a repository.',
             )
         stores = {name: self.open_store(name, place) for name, place in places.items()}
-        return Copies(
+        return (
             {name: partial(self._open_or_create, name, store) for name, store in stores.items()},
-            required=[name for name, place in places.items() if place.required],
+            [name for name, place in places.items() if place.required],
         )
 
     def _open_or_create(self, name: str, store: Store) -> Repository:

@@ -30,6 +30,8 @@ COMMANDS = {
     "show": "show.show",
     "restore": "restore.restore_command",
     "export": "export.export_command",
+    "capture": "capture.capture_command",
+    "status": "status.status_command",
     "sync": "sync.sync_command",
     "verify": "verify.verify_command",
     "prune": "prune.prune_command",

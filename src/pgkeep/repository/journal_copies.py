@@ -176,15 +176,18 @@ def _problem(future: Future[Any], copy: _Copy) -> PgkeepError | None:
 def copy_missing(database: str, target: Repository, siblings: Sequence[Repository]) -> int:
     """Give a repository the segments that it lacks and others have; how many were copied.
 
-    Oldest first, so that what is there has no hole at the end. A segment carries its signature: who
-    reads it checks that, here it is copied as it is.
+    Oldest first, so that what is there has no hole at the end; not what is older than all that is
+    here, which was pruned. A segment carries its signature: who reads it checks that, here it is
+    copied as it is.
     """
-    here = {name.path for name in Journal(target.store, database).names()}
+    found = Journal(target.store, database).names()
+    here = {name.path for name in found}
+    oldest = min((name.covered for name in found), default=None)
     copied = 0
     for sibling in siblings:
         names = Journal(sibling.store, database).names()
         for name in sorted(names, key=lambda one: (one.covered, one.sequence)):
-            if name.path not in here:
+            if name.path not in here and (oldest is None or name.covered >= oldest):
                 target.store.put(name.path, sibling.store.get(name.path))
                 here.add(name.path)
                 copied += 1

@@ -1,0 +1,110 @@
+"""Keeping a capture going: again and again, through everything that a night may bring."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pgkeep.capture.capture import Begun, Captured, CaptureRequest, begin_capture
+from pgkeep.errors import (
+    AuthenticationFailed,
+    CaptureImpossible,
+    ConfigurationError,
+    PgkeepError,
+    SlotLost,
+)
+from pgkeep.events import Noticed, Reporter
+
+_FIRST_PAUSE_SECONDS = 1.0
+_LONGEST_PAUSE_SECONDS = 60.0
+_STEP_SECONDS_BETWEEN_REPAIRS = 30.0
+
+# Who reads the slot costs the server something: a look takes at most this share of the time.
+_SHARE = 0.2
+
+# What another try cannot mend, or makes worse: platforms ban an address after two wrong passwords.
+_FINAL = (AuthenticationFailed, CaptureImpossible, ConfigurationError)
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Who is told what happens. Each is called from the capturing thread and must be quick."""
+
+    begun: Callable[[Begun], None]
+    captured: Callable[[Captured], None]
+
+
+@dataclass(slots=True)
+class _Patience:
+    """Pauses that grow while nothing works, and one notice for each new problem."""
+
+    sleep: Callable[[float], None]
+    pause: float = _FIRST_PAUSE_SECONDS
+    told: str = field(default="")
+
+    def works(self) -> None:
+        self.pause, self.told = _FIRST_PAUSE_SECONDS, ""
+
+    def wait_after(self, problem: PgkeepError, reporter: Reporter) -> None:
+        if problem.message != self.told:
+            self.told = problem.message
+            reporter.report(Noticed(f"{problem.message}; trying again", problem.hint))
+        self.sleep(self.pause)
+        self.pause = min(self.pause * 2, _LONGEST_PAUSE_SECONDS)
+
+
+def follow(
+    request: CaptureRequest,
+    listener: Listener,
+    reporter: Reporter,
+    *,
+    poll_seconds: float,
+    until_caught_up: bool = False,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Capture until interrupted, or until nothing is waiting any more.
+
+    A lost connection or store is tried again, with growing pauses, while the server keeps what was
+    not read. A lost slot is told, and a new chain begun.
+    """
+    patience = _Patience(sleep)
+    while True:
+        try:
+            with begin_capture(request, reporter) as begun:
+                listener.begun(begun)
+                _steps(begun, listener, patience, poll_seconds, until_caught_up=until_caught_up)
+                return
+        except SlotLost as exc:
+            reporter.report(Noticed(exc.message, "A new slot is made. What lies between is a gap."))
+        except _FINAL:
+            raise
+        except PgkeepError as exc:
+            if until_caught_up:
+                raise
+            patience.wait_after(exc, reporter)
+
+
+def _steps(
+    begun: Begun,
+    listener: Listener,
+    patience: _Patience,
+    poll_seconds: float,
+    *,
+    until_caught_up: bool,
+) -> None:
+    repaired = time.monotonic()
+    while True:
+        started = time.monotonic()
+        captured = begun.capture.step()
+        took = time.monotonic() - started
+        patience.works()
+        listener.captured(captured)
+        if captured.is_more:
+            continue
+        if until_caught_up:
+            return
+        if started - repaired >= _STEP_SECONDS_BETWEEN_REPAIRS:
+            repaired = started
+            begun.capture.put_in_step()
+        patience.sleep(max(poll_seconds - took, took * (1 / _SHARE - 1), 0))

@@ -1,0 +1,223 @@
+"""pgkeep status: what is safe, until when, and what would be lost now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import rich_click as click
+from rich.markup import escape
+
+from pgkeep.capture.setup import PUBLICATIONS, tables_without_identity
+from pgkeep.cli import words
+from pgkeep.cli.commands.capture import slot_name
+from pgkeep.cli.context import Context, command_options
+from pgkeep.errors import ExitCode, PgkeepError, UsageError
+from pgkeep.model import Kind, Manifest, TableName
+from pgkeep.postgres.session import connect, translated
+from pgkeep.postgres.slot import Slot, SlotState
+from pgkeep.repository.journal import Journal, SegmentName, runs
+from pgkeep.repository.repository import Listing, Repository, merge_listings
+from pgkeep.repository.windows import Reach, reach
+
+# A loss window longer than this needs somebody: the guide's objective for automated backups.
+_LONG = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True)
+class _Live:
+    """What the server says now. `problem` says why there is nothing."""
+
+    slot: SlotState | None = None
+    now: datetime | None = None
+    without_identity: tuple[TableName, ...] = ()
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Database:
+    """All that is known of one database."""
+
+    name: str
+    listing: Listing
+    reach: Reach
+    live: _Live
+    lacking: Mapping[str, int]
+    """How many segments each repository lacks that another has."""
+
+    @property
+    def newest(self) -> dict[Kind, Manifest]:
+        return {one.kind: one for one in reversed(self.listing.backups)}
+
+    @property
+    def captures(self) -> bool:
+        """Whether changes are or were captured."""
+        return self.reach.covered is not None
+
+    def behind(self, now: datetime) -> timedelta | None:
+        """What would be lost now."""
+        covered = self.reach.covered
+        return None if covered is None else max((self.live.now or now) - covered, timedelta(0))
+
+    def needs_attention(self, now: datetime) -> bool:
+        behind = self.behind(now)
+        slot = self.live.slot
+        return bool(
+            self.listing.problems
+            or not self.listing.backups
+            or any(self.lacking.values())
+            or (behind is not None and behind > _LONG)
+            or (self.captures and self.live.now and (slot is None or slot.lost))
+        )
+
+
+@click.command("status")
+@click.argument("database", required=False)
+@click.option("--offline", is_flag=True, help="Ask only the repositories, not the databases.")
+@command_options(trust=True)
+def status_command(context: Context, database: str | None, offline: bool) -> ExitCode:
+    """Show for DATABASE, or all, what can be restored, and what would be lost now.
+
+    Ends with 3 if something needs attention: no backup, a long loss window, a lost slot.
+    """
+    names = [database] if database else sorted(context.config.databases)
+    if not names:
+        raise UsageError("no database is configured", hint="Run: pgkeep init")
+    if database:
+        context.config.database(database)
+    repositories = context.repositories()
+    found = [_look(context, name, repositories, offline=offline) for name in names]
+    now = context.now()
+    if context.as_json:
+        context.answer([_document(context, one, now) for one in found])
+    else:
+        for one in found:
+            _show(context, one, now)
+    attention = context.needs_attention or any(one.needs_attention(now) for one in found)
+    return ExitCode.ATTENTION if attention else ExitCode.DONE
+
+
+def _look(
+    context: Context, name: str, repositories: Sequence[Repository], *, offline: bool
+) -> _Database:
+    listing = merge_listings([context.listing(one, name) for one in repositories])
+    segments: dict[str, set[SegmentName]] = {
+        one.name: set(Journal(one.store, name).names()) for one in repositories
+    }
+    everywhere: set[SegmentName] = set().union(*segments.values())
+    return _Database(
+        name,
+        listing,
+        reach(listing.backups, runs(everywhere)),
+        _Live() if offline else _ask(context, name, captures=bool(everywhere)),
+        {one: len(everywhere - has) for one, has in segments.items()},
+    )
+
+
+def _ask(context: Context, name: str, *, captures: bool) -> _Live:
+    if not captures:
+        return _Live()
+    address = context.address(name)
+    try:
+        with closing(connect(address)) as connection, translated(address):
+            slot = Slot(connection, slot_name(context, name), PUBLICATIONS)
+            return _Live(slot.state(), slot.position().at, tables_without_identity(connection))
+    except PgkeepError as exc:
+        return _Live(problem=exc.message)
+
+
+def _show(context: Context, one: _Database, now: datetime) -> None:
+    out = context.out
+    out.print(f"[bold cyan]{escape(one.name)}[/]")
+    for kind, manifest in one.newest.items():
+        out.print(f"  {kind:<12} {manifest.backup}  {words.age(manifest.started, now)}")
+    if not one.newest:
+        out.print(f"  [bold red]no backup[/]   run: pgkeep backup {escape(one.name)}")
+    for problem in one.listing.problems:
+        out.print(f"  [red]✗[/] {escape(problem.message)}")
+    _show_reach(context, one, now)
+    _show_slot(context, one)
+    for name, lacking in one.lacking.items():
+        if lacking:
+            out.print(
+                f"  [yellow]![/] {escape(name)} lacks {words.count(lacking, 'segment')} of the"
+                " journal: run pgkeep sync"
+            )
+
+
+def _show_reach(context: Context, one: _Database, now: datetime) -> None:
+    out, found = context.out, one.reach
+    for before, window in zip([None, *found.gaps], found.windows, strict=False):
+        if before is not None:
+            lost = words.duration((before.ends - before.begins).total_seconds())
+            out.print(f"  [yellow]gap[/]          {lost} in which only backups can be reached")
+        out.print(f"  every second {words.moment(window.begins)} to {words.moment(window.ends)}")
+    behind = one.behind(now)
+    if behind is None:
+        out.print("  [dim]changes     are not captured: pgkeep capture[/]")
+        return
+    colour = "green" if behind <= _LONG else "bold red"
+    out.print(f"  loss window  [{colour}]{words.duration(behind.total_seconds())}[/]")
+
+
+def _show_slot(context: Context, one: _Database) -> None:
+    out, live = context.out, one.live
+    if live.problem:
+        out.print(f"  [yellow]![/] the server did not answer: {escape(live.problem)}")
+    if live.now is None:
+        return
+    if live.slot is None or live.slot.lost:
+        state = "is gone" if live.slot is None else "was given up by the server"
+        out.print(f"  [bold red]slot[/]         {state}: nothing is captured; run pgkeep capture")
+    else:
+        limit = live.slot.limit_bytes
+        share = f", {live.slot.retained_bytes / limit:.0%} of its limit" if limit else ""
+        reading = "being read" if live.slot.active_pid else "waiting"
+        out.print(
+            f"  slot         holds {words.size(live.slot.retained_bytes)} of WAL{share}, {reading}"
+        )
+    if live.without_identity:
+        names = ", ".join(map(str, live.without_identity[:3]))
+        more = (
+            f" and {len(live.without_identity) - 3} more" if len(live.without_identity) > 3 else ""
+        )
+        out.print(
+            f"  [yellow]![/] updates and deletes of {escape(names)}{more} are only in backups"
+            " (no primary key)"
+        )
+
+
+def _document(context: Context, one: _Database, now: datetime) -> dict[str, object]:
+    behind, slot = one.behind(now), one.live.slot
+    return {
+        "database": one.name,
+        "needs_attention": one.needs_attention(now),
+        "backups": {
+            kind: {"backup": manifest.backup, "started": manifest.started.isoformat()}
+            for kind, manifest in one.newest.items()
+        },
+        "problems": [problem.message for problem in one.listing.problems],
+        "windows": [
+            {"from": window.begins.isoformat(), "to": window.ends.isoformat()}
+            for window in one.reach.windows
+        ],
+        "gaps": [
+            {"from": gap.begins.isoformat(), "to": gap.ends.isoformat()} for gap in one.reach.gaps
+        ],
+        "moments": [manifest.finished.isoformat() for manifest in one.reach.backups],
+        "loss_window_seconds": None if behind is None else round(behind.total_seconds(), 3),
+        "covered": one.reach.covered.isoformat() if one.reach.covered else None,
+        "slot": None
+        if slot is None
+        else {
+            "name": slot_name(context, one.name),
+            "bytes": slot.retained_bytes,
+            "limit_bytes": slot.limit_bytes,
+            "lost": slot.lost,
+        },
+        "server": one.live.problem or None,
+        "without_identity": [str(name) for name in one.live.without_identity],
+        "segments_lacking": dict(one.lacking),
+    }
