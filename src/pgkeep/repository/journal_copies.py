@@ -173,7 +173,9 @@ def _problem(future: Future[Any], copy: _Copy) -> PgkeepError | None:
     return error
 
 
-def copy_missing(database: str, target: Repository, siblings: Sequence[Repository]) -> int:
+def copy_missing(
+    database: str, target: Repository, siblings: Sequence[Repository], *, dry_run: bool = False
+) -> int:
     """Give a repository the segments that it lacks and others have; how many were copied.
 
     Oldest first, so that what is there has no hole at the end; not what is older than all that is
@@ -185,10 +187,16 @@ def copy_missing(database: str, target: Repository, siblings: Sequence[Repositor
     oldest = min((name.covered for name in found), default=None)
     copied = 0
     for sibling in siblings:
-        names = Journal(sibling.store, database).names()
+        names = [
+            name
+            for name in Journal(sibling.store, database).names()
+            if name.path not in here and (oldest is None or name.covered >= oldest)
+        ]
+        if names and not dry_run:
+            target.take_keys_from(sibling)
         for name in sorted(names, key=lambda one: (one.covered, one.sequence)):
-            if name.path not in here and (oldest is None or name.covered >= oldest):
+            if not dry_run:
                 target.store.put(name.path, sibling.store.get(name.path))
-                here.add(name.path)
-                copied += 1
+            here.add(name.path)
+            copied += 1
     return copied

@@ -140,6 +140,11 @@ class Repository:
         signature = holder.store.get(f"{manifest.path}.sig")
         self._publish(manifest, holder.store.get(manifest.path), signature)
 
+    def take_keys_from(self, holder: Repository) -> None:
+        """Have what opens and checks everything that another repository has."""
+        for epoch in set(holder.epochs()) - set(self.epochs()):
+            self._prepare(epoch, holder.sealed_epoch_key(epoch), holder.signers_here())
+
     def withdraw(self, manifest: Manifest) -> None:
         """Take back a backup that was just published; its objects stay."""
         self.store.delete(manifest.path)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import rich_click as click
 from rich.markup import escape
 
 from pgkeep.cli import words
 from pgkeep.cli.context import Context, command_options
-from pgkeep.errors import ExitCode
+from pgkeep.errors import ExitCode, PgkeepError
+from pgkeep.model import Kind
+from pgkeep.repository.journal_copies import copy_missing
+from pgkeep.repository.journal_upkeep import journals_of
+from pgkeep.repository.repository import Repository
 from pgkeep.repository.sync import Missing, Synced, sync
 
 
@@ -31,13 +37,56 @@ def sync_command(context: Context, database: str | None, dry_run: bool) -> ExitC
         done = tuple(Synced(item) for item in missing)
     else:
         done = sync(missing, lambda item: _tell(context, item), context.now)
+    journals = _sync_journals(context, repositories, database, dry_run=dry_run)
     failed = [item for item in done if item.problem is not None]
     if context.as_json:
-        context.answer({"dry_run": dry_run, "backups": [_document(item) for item in done]})
+        context.answer(
+            {
+                "dry_run": dry_run,
+                "backups": [_document(item) for item in done],
+                "segments": journals,
+            }
+        )
     else:
         _show(context, done, dry_run=dry_run)
-    left = failed or (missing if dry_run else ()) or context.needs_attention
+        _show_journals(context, journals, dry_run=dry_run)
+    waiting = (missing or any(journals.values())) if dry_run else ()
+    left = failed or waiting or context.needs_attention
     return ExitCode.ATTENTION if left else ExitCode.DONE
+
+
+def _sync_journals(
+    context: Context,
+    repositories: Sequence[Repository],
+    database: str | None,
+    *,
+    dry_run: bool,
+) -> dict[str, int]:
+    """How many segments of journals each repository was given, or lacks."""
+    given: dict[str, int] = {}
+    for name in journals_of(repositories):
+        for target in repositories:
+            if (database is None or name == database) and _takes_journals(context, target):
+                others = [one for one in repositories if one is not target]
+                try:
+                    number = copy_missing(name, target, others, dry_run=dry_run)
+                except PgkeepError as exc:
+                    context.notice(exc)
+                else:
+                    given[target.name] = given.get(target.name, 0) + number
+    return given
+
+
+def _takes_journals(context: Context, repository: Repository) -> bool:
+    return Kind.FULL in context.places()[repository.name].kinds
+
+
+def _show_journals(context: Context, journals: dict[str, int], *, dry_run: bool) -> None:
+    for name, number in journals.items():
+        if number:
+            verb = "[yellow]![/] missing from" if dry_run else "[green]✓[/] copied to"
+            segments = words.count(number, "segment")
+            context.out.print(f"{verb} {escape(name)}: {segments} of the journal")
 
 
 def _tell(context: Context, item: Missing) -> None:

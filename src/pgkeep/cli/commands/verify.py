@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 import rich_click as click
@@ -12,6 +13,7 @@ from pgkeep.cli.context import Context, Found, command_options
 from pgkeep.config import parse_size
 from pgkeep.errors import ExitCode, PgkeepError
 from pgkeep.model import BackupId
+from pgkeep.repository.journal_upkeep import VerifiedJournal, journals_of, verify_journal
 from pgkeep.repository.repository import Listing, Repository
 from pgkeep.repository.sync import Missing
 from pgkeep.repository.verify import Damage, ReadingDates, Verified, verify
@@ -37,6 +39,7 @@ def verify_command(context: Context, read: str | None, no_heal: bool) -> ExitCod
     repositories = context.repositories()
     listings = {one.name: context.listing(one, None) for one in repositories}
     done: dict[str, Verified] = {}
+    journals: dict[str, dict[str, VerifiedJournal]] = {}
     for repository in repositories:
         siblings = [one for one in repositories if one is not repository]
         with ExitStack() as stack:
@@ -51,16 +54,44 @@ def verify_command(context: Context, read: str | None, no_heal: bool) -> ExitCod
                 now=context.now,
                 heal=not no_heal,
             )
+        left = None if limit is None else max(limit - done[repository.name].read_bytes, 0)
+        journals[repository.name] = _verify_journals(
+            context, repository, repositories, read_bytes=left, heal=not no_heal
+        )
     behind = context.missing(listings, repositories)
     tables = _tables(context, repositories, listings, done)
     if context.as_json:
-        context.answer(_document(done, behind, tables))
+        context.answer(_document(done, behind, tables, journals))
     else:
-        _show(context, done, behind, tables)
-    if any(not item.is_whole for item in done.values()):
+        _show(context, done, behind, tables, journals)
+    stretches = [one for found in journals.values() for one in found.values()]
+    if any(not item.is_whole for item in done.values()) or any(one.problems for one in stretches):
         return ExitCode.FAILED
-    attention = behind or any(item.damage for item in done.values()) or context.needs_attention
+    healed = any(item.damage for item in done.values()) or any(one.healed for one in stretches)
+    attention = behind or healed or context.needs_attention
     return ExitCode.ATTENTION if attention else ExitCode.DONE
+
+
+def _verify_journals(
+    context: Context,
+    repository: Repository,
+    repositories: Sequence[Repository],
+    *,
+    read_bytes: int | None,
+    heal: bool,
+) -> dict[str, VerifiedJournal]:
+    """By database, those that have a journal here."""
+    return {
+        database: verify_journal(
+            repository,
+            database,
+            [one for one in repositories if one is not repository],
+            context.trusted(repository),
+            read_bytes=read_bytes,
+            heal=heal,
+        )
+        for database in journals_of([repository])
+    }
 
 
 def _tables(
@@ -96,6 +127,7 @@ def _show(
     done: dict[str, Verified],
     behind: tuple[Missing, ...],
     tables: dict[str, tuple[str, ...]],
+    journals: dict[str, dict[str, VerifiedJournal]],
 ) -> None:
     out = context.out
     for name, item in done.items():
@@ -109,12 +141,25 @@ def _show(
             out.print(f"  [red]✗[/] {escape(problem.message)}")
         for one in item.damage:
             out.print(f"  {_line(one, tables)}")
+        for database, journal in journals.get(name, {}).items():
+            out.print(_journal_line(database, journal))
+            for text in journal.problems:
+                out.print(f"  [red]✗[/] {escape(text)}")
     for one_behind in behind:
         manifest, name = one_behind.manifest, one_behind.target.name
         out.print(
             f"[yellow]![/] {escape(name)} lacks {manifest.backup} of {escape(manifest.database)}:"
             " run pgkeep sync"
         )
+
+
+def _journal_line(database: str, journal: VerifiedJournal) -> str:
+    mark = "[red]✗[/]" if journal.problems else "[green]✓[/]"
+    healed = f", {journal.healed} put right from another repository" if journal.healed else ""
+    return (
+        f"  {mark} journal of {escape(database)}: {words.count(journal.segments, 'segment')},"
+        f" {journal.read:,} read ({words.size(journal.read_bytes)}){healed}"
+    )
 
 
 def _line(one: Damage, tables: dict[str, tuple[str, ...]]) -> str:
@@ -131,6 +176,7 @@ def _document(
     done: dict[str, Verified],
     behind: tuple[Missing, ...],
     tables: dict[str, tuple[str, ...]],
+    journals: dict[str, dict[str, VerifiedJournal]],
 ) -> dict[str, object]:
     lacks: dict[str, list[BackupId]] = {}
     for one in behind:
@@ -154,6 +200,17 @@ def _document(
                 for one in item.damage
             ],
             "lacks": lacks.get(name, []),
+            "journals": {
+                database: {
+                    "segments": journal.segments,
+                    "runs": journal.runs,
+                    "segments_read": journal.read,
+                    "bytes_read": journal.read_bytes,
+                    "healed": journal.healed,
+                    "problems": list(journal.problems),
+                }
+                for database, journal in journals.get(name, {}).items()
+            },
         }
         for name, item in done.items()
     }
