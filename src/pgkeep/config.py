@@ -124,6 +124,51 @@ def parse_size(text: str) -> int:
         ) from exc
 
 
+class CheckConfig(_Frozen):
+    """A question to the restored database, asked at each drill, whose answer is known."""
+
+    name: str
+    """What it is about, in a few words."""
+    sql: str
+    """A query. Tables are found by the database's own search path."""
+    expect: Literal["rows", "no rows", "value"] | None = None
+    """What the result must be. Not set: `value` if there is a bound, else `rows`."""
+    minimum: float | None = None
+    """The least that the one value may be."""
+    maximum: float | None = None
+    """The most that the one value may be."""
+
+    def model_post_init(self, _: Any, /) -> None:
+        bounded = self.minimum is not None or self.maximum is not None
+        if self.expect is not None and bounded != (self.expect == "value"):
+            raise ValueError("minimum and maximum go with the expectation value, and it with them")
+
+    @property
+    def expectation(self) -> Literal["rows", "no rows", "value"]:
+        """What is expected, said or not."""
+        bounded = self.minimum is not None or self.maximum is not None
+        return self.expect or ("value" if bounded else "rows")
+
+
+class ObjectivesConfig(_Frozen):
+    """What was promised: how much may be lost (RPO), how long a recovery may take (RTO)."""
+
+    automated_rpo_minutes: float = Field(default=5, gt=0)
+    """What may be lost where changes are captured."""
+    manual_rpo_hours: float = Field(default=24, gt=0)
+    """What may be lost where only backups are made."""
+    critical_rto_minutes: float = Field(default=15, gt=0)
+    """Until the critical tables are back."""
+    full_rto_minutes: float = Field(default=60, gt=0)
+    """Until the whole database is back, proven."""
+    application_rto_minutes: float = Field(default=30, gt=0)
+    """Until the application runs again."""
+    test_rto_minutes: float = Field(default=120, gt=0)
+    """How long a drill may take."""
+    drill_days: float = Field(default=8, gt=0)
+    """How old the last drill that passed may be."""
+
+
 class DatabaseConfig(_Frozen):
     """A database to protect."""
 
@@ -131,6 +176,11 @@ class DatabaseConfig(_Frozen):
     """The connection string: `{ env = "NAME" }`, `{ file = "PATH" }` or `{ command = [...] }`."""
     jobs: int | None = Field(default=None, ge=1, le=64)
     """Connections that read at once. Not set: one more than this host has processors."""
+    checks: tuple[CheckConfig, ...] = ()
+    """What to ask the restored database at each drill."""
+    critical_tables: tuple[str, ...] = ()
+    """Tables to restore first, as `schema.table`."""
+    objectives: ObjectivesConfig = ObjectivesConfig()
 
 
 class RepositoryConfig(_Frozen):
@@ -232,6 +282,14 @@ class CaptureConfig(_Frozen):
     """Whether capture makes a backup by itself when it begins anew or the schema has changed."""
 
 
+class DrillConfig(_Frozen):
+    """Where drills are made."""
+
+    server: Secret | None = None
+    """The connection string of a server where databases may be made and dropped. Not set: a scratch
+    server is started, and removed, on this host."""
+
+
 class Config(_Frozen):
     """The whole configuration."""
 
@@ -245,6 +303,7 @@ class Config(_Frozen):
     backup: BackupConfig = BackupConfig()
     retention: RetentionConfig = RetentionConfig()
     capture: CaptureConfig = CaptureConfig()
+    drills: DrillConfig = DrillConfig()
     origin: Path | None = None
     """The file that this was read from."""
 

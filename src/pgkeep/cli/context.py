@@ -31,10 +31,11 @@ from pgkeep.errors import (
     PgkeepError,
     UsageError,
 )
-from pgkeep.model import Contents, Kind, Manifest, Tier
+from pgkeep.model import BackupId, Contents, Kind, Manifest, Tier
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.programs import Programs, choose_client
 from pgkeep.repository.copies import Copies
+from pgkeep.repository.evidence import Outcome, list_evidence
 from pgkeep.repository.hostkeys import HostKeys
 from pgkeep.repository.journal_copies import JournalCopies
 from pgkeep.repository.objects import ObjectSource
@@ -262,6 +263,21 @@ class Context:
             self.err.print(f"[green]+[/] made a new repository at {store.url}")
         return repository
 
+    def keep_everywhere(self, path: str, data: bytes, signer: PublicSigner) -> None:
+        """Put a small signed file into every repository. At least one has to take it."""
+        problems: list[PgkeepError] = []
+        repositories = self.repositories()
+        for repository in repositories:
+            try:
+                repository.introduce(signer)
+                repository.store.put(path, data)
+            except PgkeepError as exc:
+                problems.append(exc)
+        if len(problems) == len(repositories):
+            raise problems[0]
+        for problem in problems:
+            self.notice(problem)
+
     def notice(self, problem: PgkeepError) -> None:
         """Tell of something that does not keep this command from its work."""
         self.err.print(f"[yellow]![/] {escape(problem.message)}")
@@ -270,6 +286,15 @@ class Context:
     def listing(self, repository: Repository, database: str | None) -> Listing:
         """What is there, with signatures checked."""
         return repository.backups(lambda: self.trusted(repository), database)
+
+    def proven(self, repository: Repository) -> frozenset[BackupId]:
+        """Backups that a drill has restored and found right, as far as evidence here tells."""
+        return frozenset(
+            one.head.backup
+            for database in repository.databases()
+            for one in list_evidence(repository, database, self.trusted(repository))
+            if one.head.outcome is not Outcome.FAILED
+        )
 
     def missing(
         self, listings: Mapping[str, Listing], repositories: Sequence[Repository]

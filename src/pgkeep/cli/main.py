@@ -32,6 +32,7 @@ COMMANDS = {
     "export": "export.export_command",
     "capture": "capture.capture_command",
     "status": "status.status_command",
+    "drill": "drill.drill_command",
     "sync": "sync.sync_command",
     "verify": "verify.verify_command",
     "prune": "prune.prune_command",

@@ -133,6 +133,22 @@ def select_tables(archive: Archive, tables: Collection[tuple[str, str]]) -> Sele
     return Selection(frozenset(selected), frozenset((e.namespace, e.tag) for e in found))
 
 
+def leave_out_extensions(archive: Archive, names: Collection[str]) -> Selection:
+    """All that can be made where these extensions cannot: what needs one, in whatever way, is out.
+
+    What the text of a function's body names is not in an archive's dependencies.
+    """
+    links = _Links(archive)
+    doomed = links.dependents(
+        entry.dump_id
+        for entry in archive.entries
+        if entry.kind == "EXTENSION" and entry.tag in names
+    )
+    left = [entry for entry in archive.entries if entry.dump_id not in doomed]
+    tables = frozenset((e.namespace, e.tag) for e in left if e.kind in _TABLES)
+    return Selection(frozenset(entry.dump_id for entry in left), tables)
+
+
 def attached_to(archive: Archive, table: tuple[str, str]) -> tuple[Entry, ...]:
     """The indexes and constraints that are made after a table's data; not its foreign keys.
 
@@ -429,6 +445,14 @@ class _Links:
     def closure(self, numbers: Iterable[int]) -> set[int]:
         """These entries and all that must exist before them."""
         return _reachable(numbers, self._needs)
+
+    def dependents(self, numbers: Iterable[int]) -> set[int]:
+        """These entries and all that cannot be without them."""
+        needed_by = defaultdict(list)
+        for entry in self._entries:
+            for number in (*self._needs[entry.dump_id], self._owner_ids.get(entry.dump_id, -1)):
+                needed_by[number].append(entry.dump_id)
+        return _reachable(numbers, needed_by)
 
     def joins(self, entry: Entry, selected: set[int]) -> bool:
         """Whether an entry that is not selected belongs to some that are."""

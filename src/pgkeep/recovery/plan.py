@@ -14,7 +14,15 @@ from pgkeep.model import (
     TableContents,
     TableName,
 )
-from pgkeep.postgres.archive import Archive, Entry, Section, Selection, attached_to, select_tables
+from pgkeep.postgres.archive import (
+    Archive,
+    Entry,
+    Section,
+    Selection,
+    attached_to,
+    leave_out_extensions,
+    select_tables,
+)
 
 # A table with less text than this has its indexes built together with those of others: starting
 # the programs for each would take longer than the building.
@@ -35,6 +43,8 @@ class Scope:
     data: bool = True
     tables: tuple[TableName, ...] = ()
     into_schema: str | None = None
+    without_extensions: tuple[str, ...] = ()
+    """Extensions that the target cannot have: what needs one is left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +161,10 @@ def check_scope(scope: Scope, kind: Kind) -> Scope:
 
 def plan_restore(contents: Contents, archive: Archive | None, scope: Scope) -> RestorePlan:
     """The plan for a scope that `check_scope` has let through."""
-    wanted = _with_rows(contents, archive, scope)
+    selection = _selection(archive, scope)
+    wanted = _with_rows(contents, selection, scope)
     if scope.into_schema is not None:
         return _plan_beside(wanted, scope.into_schema)
-    selection = None
-    if scope.tables and archive is not None:
-        selection = select_tables(archive, [(name.schema, name.name) for name in scope.tables])
     before, after = _entries(archive if scope.schema else None, selection)
     tables = _table_restores(archive if scope.schema else None, wanted if scope.data else ())
     built = {entry.dump_id for table in tables for entry in table.indexes}
@@ -170,7 +178,7 @@ def plan_restore(contents: Contents, archive: Archive | None, scope: Scope) -> R
         selection=selection,
         sequences=_sequences(contents, archive, selection, scope) if scope.data else (),
         large_objects=contents.large_objects if scope.data and whole else LargeObjects(),
-        matviews=contents.populated_matviews if scope.data and whole else (),
+        matviews=_matviews(contents, archive, selection) if scope.data and whole else (),
         left_empty=_left_empty(contents, before, tables) if scope.data else (),
         whole=whole and scope.schema,
     )
@@ -184,16 +192,27 @@ def _plan_beside(wanted: tuple[TableContents, ...], schema: str) -> RestorePlan:
     return RestorePlan((), tables, (), (), None, (), LargeObjects(), (), (), whole=False)
 
 
+def _selection(archive: Archive | None, scope: Scope) -> Selection | None:
+    """What of the definitions is wanted; None where it is all."""
+    if archive is None:
+        return None
+    if scope.tables:
+        return select_tables(archive, [(name.schema, name.name) for name in scope.tables])
+    if scope.without_extensions:
+        return leave_out_extensions(archive, scope.without_extensions)
+    return None
+
+
 def _with_rows(
-    contents: Contents, archive: Archive | None, scope: Scope
+    contents: Contents, selection: Selection | None, scope: Scope
 ) -> tuple[TableContents, ...]:
     """The tables with rows that are wanted: a partitioned table stands for its partitions."""
+    known = {table.name: table for table in contents.tables}
+    if selection is not None:
+        chosen = selection.tables
+        return tuple(table for name, table in known.items() if (name.schema, name.name) in chosen)
     if not scope.tables:
         return contents.tables
-    known = {table.name: table for table in contents.tables}
-    if archive is not None:
-        chosen = select_tables(archive, [(name.schema, name.name) for name in scope.tables]).tables
-        return tuple(table for name, table in known.items() if (name.schema, name.name) in chosen)
     for name in scope.tables:
         if name not in known:
             raise UsageError(
@@ -245,13 +264,27 @@ def _left_empty(
 def _sequences(
     contents: Contents, archive: Archive | None, selection: Selection | None, scope: Scope
 ) -> tuple[SequenceValue, ...]:
-    if not scope.tables:
-        return contents.sequences
+    names = _selected(archive, selection, "SEQUENCE")
+    if names is None:
+        return () if scope.tables else contents.sequences
+    return tuple(value for value in contents.sequences if value.name in names)
+
+
+def _matviews(
+    contents: Contents, archive: Archive | None, selection: Selection | None
+) -> tuple[TableName, ...]:
+    names = _selected(archive, selection, "MATERIALIZED VIEW")
+    return tuple(name for name in contents.populated_matviews if names is None or name in names)
+
+
+def _selected(
+    archive: Archive | None, selection: Selection | None, kind: str
+) -> frozenset[TableName] | None:
+    """The selected objects of a kind; None if nothing was selected, so that all are meant."""
     if archive is None or selection is None:
-        return ()
-    names = {
+        return None
+    return frozenset(
         TableName(entry.namespace, entry.tag)
         for entry in archive.entries
-        if entry.kind == "SEQUENCE" and entry.dump_id in selection.entries
-    }
-    return tuple(value for value in contents.sequences if value.name in names)
+        if entry.kind == kind and entry.dump_id in selection.entries
+    )

@@ -125,6 +125,12 @@ class Repository:
         """See to it that what opens and checks the coming backup is here before the backup is."""
         self._prepare(epoch.id, epoch.sealed, [signer])
 
+    def introduce(self, signer: PublicSigner) -> None:
+        """Name a signer among those of the repository: to show, never to be trusted unasked."""
+        known = self._signers_text()
+        if signer not in read_allowed_signers(known):
+            self.store.put(_SIGNERS, (known + allowed_signers([signer])).encode())
+
     def publish(self, manifest: Manifest, key: SigningKey) -> None:
         """Make a backup of objects that are all here; checked before and after.
 
@@ -156,10 +162,8 @@ class Repository:
         for ending, data in sealed.files.items():
             if self._missing(_key_path(epoch, ending)):
                 self.store.put(_key_path(epoch, ending), data)
-        known = self._signers_text()
-        here = read_allowed_signers(known)
-        if new := [signer for signer in signers if signer not in here]:
-            self.store.put(_SIGNERS, (known + allowed_signers(new)).encode())
+        for signer in signers:
+            self.introduce(signer)
 
     def _publish(self, manifest: Manifest, data: bytes, signature: bytes) -> None:
         if lacking := self.lacks(manifest.all_objects):

@@ -20,6 +20,8 @@ class Policy:
 
     keep: Mapping[Tier, timedelta]
     minimum: int
+    proven: frozenset[BackupId] = frozenset()
+    """Backups that a drill has restored and found right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ def _decide(
 ) -> list[Decision]:
     decisions = []
     newest = {manifest.kind: manifest for manifest in reversed(newest_first)}
+    proven = next((one for one in newest_first if one.backup in policy.proven), None)
     seen: dict[Tier, int] = {}
     for manifest in newest_first:
         age, limit = ages[manifest.backup], policy.keep[manifest.tier]
@@ -56,6 +59,8 @@ def _decide(
             pass
         elif newest[manifest.kind] is manifest:
             reason = f"the newest {manifest.kind} backup"
+        elif manifest is proven:
+            reason = "the newest that a drill has proven"
         elif number <= policy.minimum:
             reason = f"one of the newest {policy.minimum} of its tier"
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 
 import rich_click as click
@@ -56,6 +57,7 @@ def _prune(context: Context, repository: Repository, policy: Policy, *, dry_run:
     def list_backups() -> Listing:
         return context.listing(repository, None)
 
+    policy = replace(policy, proven=context.proven(repository))
     if dry_run:
         return Pruned(look(list_backups, policy, context.now()))
     return prune(repository, list_backups, policy, context.now())
