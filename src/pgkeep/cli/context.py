@@ -292,7 +292,7 @@ class Context:
         return frozenset(
             one.head.backup
             for database in repository.databases()
-            for one in list_evidence(repository, database, self.trusted(repository))
+            for one in list_evidence(repository, database, lambda: self.trusted(repository))
             if one.head.outcome is not Outcome.FAILED
         )
 

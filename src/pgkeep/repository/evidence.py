@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -151,18 +151,26 @@ def parse_evidence(data: bytes, trusted: Sequence[PublicSigner], *, name: str) -
 
 
 def list_evidence(
-    repository: Repository, database: str, trusted: Sequence[PublicSigner], *, newest: int = 50
+    repository: Repository,
+    database: str,
+    trusted: Callable[[], Sequence[PublicSigner]],
+    *,
+    newest: int = 50,
 ) -> tuple[SealedEvidence, ...]:
-    """The newest evidence of a database, newest first. What cannot be believed is left out."""
+    """The newest evidence of a database, newest first. What cannot be believed is left out.
+
+    `trusted` is asked once, if there is anything to check.
+    """
     names = [
         file.name
         for file in repository.store.list(f"{database}/drills/")
         if _NAME.fullmatch(file.name.rpartition("/")[2])
     ]
     found = []
+    signers = trusted() if names else ()
     for name in sorted(names, reverse=True)[:newest]:
         try:
-            found.append(parse_evidence(repository.store.get(name), trusted, name=name))
+            found.append(parse_evidence(repository.store.get(name), signers, name=name))
         except PgkeepError:
             continue
     return tuple(found)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 
 import rich_click as click
 from rich.markup import escape
@@ -14,10 +15,13 @@ from pgkeep.capture.setup import PUBLICATIONS, tables_without_identity
 from pgkeep.cli import words
 from pgkeep.cli.commands.capture import slot_name
 from pgkeep.cli.context import Context, command_options
+from pgkeep.config import ObjectivesConfig
 from pgkeep.errors import ExitCode, PgkeepError, UsageError
 from pgkeep.model import Kind, Manifest, TableName
 from pgkeep.postgres.session import connect, translated
 from pgkeep.postgres.slot import Slot, SlotState
+from pgkeep.recovery.objectives import Facts, Objective, judge
+from pgkeep.repository.evidence import Evidence, Outcome, list_evidence
 from pgkeep.repository.journal import Journal, SegmentName, runs
 from pgkeep.repository.repository import Listing, Repository, merge_listings
 from pgkeep.repository.windows import Reach, reach
@@ -46,6 +50,21 @@ class _Database:
     live: _Live
     lacking: Mapping[str, int]
     """How many segments each repository lacks that another has."""
+    drills: tuple[Evidence, ...]
+    """Newest first."""
+
+    def objectives(self, promised: ObjectivesConfig, now: datetime) -> tuple[Objective, ...]:
+        """What was promised beside what was measured."""
+        with_data = [one for one in self.listing.backups if one.kind.has_data]
+        with_schema = [one for one in self.listing.backups if one.kind.has_schema]
+        facts = Facts(
+            now,
+            next(iter(with_data), None),
+            next(iter(with_schema), None),
+            self.behind(now),
+            self.drills,
+        )
+        return judge(promised, facts)
 
     @property
     def newest(self) -> dict[Kind, Manifest]:
@@ -68,6 +87,7 @@ class _Database:
             self.listing.problems
             or not self.listing.backups
             or any(self.lacking.values())
+            or (self.drills and self.drills[0].outcome is Outcome.FAILED)
             or (behind is not None and behind > _LONG)
             or (self.captures and self.live.now and (slot is None or slot.lost))
         )
@@ -113,14 +133,27 @@ def _look(
         reach(listing.backups, runs(everywhere)),
         _Live() if offline else _ask(context, name, captures=bool(everywhere)),
         {one: len(everywhere - has) for one, has in segments.items()},
+        _drills(context, name, repositories),
     )
+
+
+def _drills(
+    context: Context, name: str, repositories: Sequence[Repository]
+) -> tuple[Evidence, ...]:
+    """Evidence from every repository, each once."""
+    found = {
+        (one.head.started, one.head.backup): one.head
+        for repository in repositories
+        for one in list_evidence(repository, name, partial(context.trusted, repository))
+    }
+    return tuple(sorted(found.values(), key=lambda one: one.started, reverse=True))
 
 
 def _ask(context: Context, name: str, *, captures: bool) -> _Live:
     if not captures:
         return _Live()
-    address = context.address(name)
     try:
+        address = context.address(name)
         with closing(connect(address)) as connection, translated(address):
             slot = Slot(connection, slot_name(context, name), PUBLICATIONS)
             return _Live(slot.state(), slot.position().at, tables_without_identity(connection))
@@ -139,6 +172,7 @@ def _show(context: Context, one: _Database, now: datetime) -> None:
         out.print(f"  [red]✗[/] {escape(problem.message)}")
     _show_reach(context, one, now)
     _show_slot(context, one)
+    _show_objectives(context, one, now)
     for name, lacking in one.lacking.items():
         if lacking:
             out.print(
@@ -189,6 +223,51 @@ def _show_slot(context: Context, one: _Database) -> None:
         )
 
 
+def _show_objectives(context: Context, one: _Database, now: datetime) -> None:
+    out = context.out
+    if one.drills:
+        last = one.drills[0]
+        colour = {"passed": "green", "partial": "yellow", "failed": "bold red"}[last.outcome]
+        out.print(
+            f"  drill        [{colour}]{last.outcome}[/] {words.age(last.started, now)}:"
+            f" {last.rows:,} rows in {words.duration(last.seconds)}"
+        )
+    else:
+        out.print(f"  drill        [yellow]none yet[/]: pgkeep drill {escape(one.name)}")
+    for objective in one.objectives(context.config.database(one.name).objectives, now):
+        mark = {True: "[green]✓[/]", False: "[bold red]✗[/]", None: "[dim]?[/]"}[objective.is_met]
+        measured = (
+            words.duration(objective.measured.total_seconds())
+            if objective.measured is not None
+            else "not measured"
+        )
+        promised = words.duration(objective.promised.total_seconds())
+        out.print(f"  {mark} {objective.name:<22} {measured:<14} [dim]promised {promised}[/]")
+
+
+def _objective_document(objective: Objective) -> dict[str, object]:
+    measured = objective.measured
+    return {
+        "name": objective.name,
+        "promised_seconds": objective.promised.total_seconds(),
+        "measured_seconds": None if measured is None else round(measured.total_seconds(), 3),
+        "met": objective.is_met,
+        "by": objective.by,
+    }
+
+
+def _drill_document(drill: Evidence) -> dict[str, object]:
+    return {
+        "backup": drill.backup,
+        "started": drill.started.isoformat(),
+        "outcome": drill.outcome.value,
+        "seconds": drill.seconds,
+        "rows": drill.rows,
+        "server": drill.server,
+        "steps": [{"name": step.name, "seconds": step.seconds} for step in drill.steps],
+    }
+
+
 def _document(context: Context, one: _Database, now: datetime) -> dict[str, object]:
     behind, slot = one.behind(now), one.live.slot
     return {
@@ -220,4 +299,9 @@ def _document(context: Context, one: _Database, now: datetime) -> dict[str, obje
         "server": one.live.problem or None,
         "without_identity": [str(name) for name in one.live.without_identity],
         "segments_lacking": dict(one.lacking),
+        "drills": [_drill_document(drill) for drill in one.drills],
+        "objectives": [
+            _objective_document(objective)
+            for objective in one.objectives(context.config.database(one.name).objectives, now)
+        ],
     }

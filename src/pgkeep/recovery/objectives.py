@@ -1,0 +1,94 @@
+"""What was promised beside what was measured: loss (RPO) and time to recover (RTO). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from pgkeep.config import ObjectivesConfig
+from pgkeep.model import Manifest
+from pgkeep.repository.evidence import Evidence, Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """One promise. `measured` is None where nothing has measured it yet."""
+
+    name: str
+    promised: timedelta
+    measured: timedelta | None
+    by: str
+    """What measured it, in words."""
+
+    @property
+    def is_met(self) -> bool | None:
+        """None where it is not known."""
+        return None if self.measured is None else self.measured <= self.promised
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of one database now."""
+
+    now: datetime
+    newest: Manifest | None
+    """The newest backup with data."""
+    newest_schema: Manifest | None
+    """The newest backup with definitions."""
+    behind: timedelta | None
+    """What capture would lose now; None if changes are not captured."""
+    drills: Sequence[Evidence]
+    """Newest first."""
+
+
+def judge(objectives: ObjectivesConfig, facts: Facts) -> tuple[Objective, ...]:
+    """Every promise beside what was measured last."""
+    return tuple(_judge(objectives, facts))
+
+
+def restore_estimate(facts: Facts) -> timedelta | None:
+    """How long a restore would take now: as the last drills did, by the size of what they read."""
+    rates = [
+        drill.seconds / drill.text_bytes
+        for drill in facts.drills
+        if drill.outcome is not Outcome.FAILED and drill.text_bytes
+    ][:3]
+    if not rates or facts.newest is None:
+        return None
+    fixed = min(drill.seconds for drill in facts.drills if drill.text_bytes)
+    by_size = max(rates) * facts.newest.totals.text_bytes
+    # What does not grow with the rows (starting a server, definitions) is in the rate of a small
+    # database many times over, and in that of a large one not at all.
+    return timedelta(seconds=by_size if by_size > 60 else max(by_size, fixed))
+
+
+def _judge(objectives: ObjectivesConfig, facts: Facts) -> Iterator[Objective]:
+    minutes = timedelta(minutes=1)
+    if facts.behind is not None:
+        yield Objective(
+            "data lost at most", objectives.automated_rpo_minutes * minutes, facts.behind, "capture"
+        )
+    else:
+        age = facts.now - facts.newest.started if facts.newest else None
+        promised = timedelta(hours=objectives.manual_rpo_hours)
+        yield Objective("data lost at most", promised, age, "the newest backup")
+    passed = next((one for one in facts.drills if one.outcome is not Outcome.FAILED), None)
+    yield Objective(
+        "whole database back",
+        objectives.full_rto_minutes * minutes,
+        restore_estimate(facts),
+        "the last drills, by size",
+    )
+    yield Objective(
+        "a drill takes",
+        objectives.test_rto_minutes * minutes,
+        timedelta(seconds=passed.seconds) if passed else None,
+        "the last drill",
+    )
+    yield Objective(
+        "last drill that passed",
+        timedelta(days=objectives.drill_days),
+        facts.now - passed.started if passed else None,
+        "the last drill",
+    )
