@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -367,6 +369,41 @@ def test_a_restarted_server_is_read_anew(
         server.restart()
         assert back_up(workbench)["parts_reused"] == 0
         assert back_up(workbench)["parts_read"] == 0
+
+
+def test_a_server_that_recovered_from_a_crash_is_read_anew(workbench: Workbench) -> None:
+    """Ids that no flushed WAL knew are given out again, and the postmaster did not start anew."""
+    with ScratchServer.start(choose_server(17), settings={"wal_writer_delay": "10s"}) as server:
+        for name in ("shop", "restored"):
+            server.create_database(name)
+        source = server.url("shop")
+        prepare(workbench, source)
+        execute(source, ("CHECKPOINT",))
+        time.sleep(6)  # what is not flushed now stays so for ten seconds
+        execute(source, tuple("BEGIN; SELECT pg_current_xact_id(); ROLLBACK" for _ in range(50)))
+        back_up(workbench)
+        _kill_a_backend(source)
+        execute(source, ("UPDATE t SET n = -1 WHERE id = 1000",))
+        execute(source, tuple("SELECT pg_current_xact_id()" for _ in range(60)))
+        assert back_up(workbench)["parts_reused"] == 0
+        restored_equals(workbench, source, server.url("restored"))
+        execute(source, ("SELECT pg_stat_reset_shared('bgwriter')",))
+        assert back_up(workbench)["parts_read"] == 0
+
+
+def _kill_a_backend(url: str) -> None:
+    """The postmaster then ends all others and recovers; wait until it answers again."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        os.kill(connection.info.backend_pid, signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        time.sleep(0.5)
+        try:
+            psycopg.connect(url).close()
+        except psycopg.OperationalError:
+            continue
+        return
+    raise AssertionError("the server did not recover")
 
 
 def test_a_promoted_standby_is_read_anew(

@@ -20,13 +20,17 @@ from pgkeep.postgres.session import SESSION_SETTINGS, Connection
 _TEXT_VERSION = 1
 
 # Which server, and which run of it. A restore in place or a fail-over begins a new timeline; going
-# back to a snapshot of the disk does not, but it starts the server anew. After either, transaction
-# ids are used again. A standby does not tell its timeline exactly, so it has no key.
+# back to a snapshot of the disk does not, but it starts the server anew; and when one of its
+# processes dies, it recovers without a new start, but loses its statistics. After each of these,
+# transaction ids are used again. Whoever resets one kind of statistics leaves the older of the two.
+# A standby does not tell its timeline exactly, so it has no key.
 SERVER_FACTS: dict[str, LiteralString] = {
     "system": "(SELECT system_identifier FROM pg_catalog.pg_control_system())",
     "timeline": """pg_catalog.substr(
         pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8)""",
     "start": "pg_catalog.pg_postmaster_start_time()",
+    "recovery": """(SELECT LEAST(b.stats_reset, a.stats_reset)
+           FROM pg_catalog.pg_stat_bgwriter b, pg_catalog.pg_stat_archiver a)""",
     "version": "pg_catalog.current_setting('server_version')",
     "database": "d.oid, d.encoding",
 }
