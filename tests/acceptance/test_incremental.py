@@ -157,6 +157,37 @@ CAUSES = (
         fact="extension version",
     ),
     Cause(
+        "extension in pg_catalog updated",
+        ("ALTER EXTENSION citext UPDATE TO '1.6'",),
+        setup=(
+            "CREATE EXTENSION citext SCHEMA pg_catalog VERSION '1.5'",
+            "ALTER TABLE t ADD COLUMN c citext DEFAULT 'A'",
+        ),
+        everything=True,
+        fact="extension version",
+    ),
+    Cause(
+        "output function replaced",
+        (
+            "CREATE OR REPLACE FUNCTION foo_out(foo) RETURNS cstring"
+            " LANGUAGE internal IMMUTABLE STRICT AS 'oidout'",
+            "CREATE OR REPLACE FUNCTION foo_in(cstring) RETURNS foo"
+            " LANGUAGE internal IMMUTABLE STRICT AS 'oidin'",
+        ),
+        setup=(
+            "CREATE TYPE foo",
+            "CREATE FUNCTION foo_in(cstring) RETURNS foo"
+            " LANGUAGE internal IMMUTABLE STRICT AS 'int4in'",
+            "CREATE FUNCTION foo_out(foo) RETURNS cstring"
+            " LANGUAGE internal IMMUTABLE STRICT AS 'int4out'",
+            "CREATE TYPE foo (INPUT = foo_in, OUTPUT = foo_out, LIKE = int4)",
+            "ALTER TABLE t ADD COLUMN f foo DEFAULT '-1'",
+            "VACUUM FULL t",
+        ),
+        everything=True,
+        fact="output function",
+    ),
+    Cause(
         "target of a reg* column renamed",
         ("ALTER TABLE other RENAME TO another",),
         setup=("ALTER TABLE t ADD COLUMN r regclass DEFAULT 'other'", "VACUUM FULL t"),

@@ -57,9 +57,11 @@ _REACHABLE: LiteralString = """
                          AND c.attnum > 0 AND NOT c.attisdropped) x)
 """
 
-# Facts about a type `t`. Those in pg_catalog are left out: they come with the server's version.
+# Facts about a type `t` with the output function `o`. Those of initdb in pg_catalog are left out:
+# they come with the server's version. Others in that schema do not (extensions may live there).
 TYPE_FACTS: dict[str, LiteralString] = {
     "identity": "t.oid, t.typname, t.typnamespace, t.typtype, t.typoutput, t.typtypmod, t.typndims",
+    "output function": "o.prosrc, o.probin",
     "domain": """t.typnotnull, t.typdefault,
         (SELECT string_agg(pg_catalog.pg_get_constraintdef(k.oid), ',' ORDER BY k.oid)
            FROM pg_catalog.pg_constraint k WHERE k.contypid = t.oid)""",
@@ -82,7 +84,7 @@ TYPE_FACTS: dict[str, LiteralString] = {
 # aclitem; and types of others whose output function does not promise to be immutable.
 LOOKED_UP: LiteralString = """
     (o.proname ~ '^reg[a-z]+out$' OR o.proname = 'aclitemout'
-     OR o.pronamespace <> 'pg_catalog'::pg_catalog.regnamespace AND o.provolatile <> 'i')"""
+     OR o.oid >= 16384 AND o.provolatile <> 'i')"""
 
 # Facts about a table `c` in schema `n`.
 TABLE_FACTS: dict[str, LiteralString] = {
@@ -120,7 +122,7 @@ def _types_query() -> LiteralString:
         + "), false), COALESCE(string_agg("
         + _together(TYPE_FACTS)
         + """, ';' ORDER BY t.oid) FILTER (
-               WHERE t.typnamespace <> 'pg_catalog'::pg_catalog.regnamespace), '')
+               WHERE t.oid >= 16384 OR t.typnamespace <> 'pg_catalog'::pg_catalog.regnamespace), '')
           FROM reachable r
           JOIN pg_catalog.pg_type t ON t.oid = r.typid
           LEFT JOIN pg_catalog.pg_proc o ON o.oid = t.typoutput
