@@ -255,13 +255,13 @@ class BackupConfig(_Frozen):
     """Pages of 8 kB that are read and stored as one part. Not set: it follows each table's size."""
     compression_level: int = Field(default=1, ge=-7, le=19)
     """The level of zstd."""
-    lock_timeout_seconds: float = Field(default=30, gt=0)
+    lock_timeout_seconds: float = Field(default=30, gt=0, le=86400)
     """How long to wait for a table that somebody is altering before giving way."""
     verify_share: float = Field(default=0.01, ge=0, le=1)
     """Of the parts that did not change, the share (at least one) that is read again to compare."""
-    full_read_days: float = Field(default=30, gt=0)
+    full_read_days: float = Field(default=30, gt=0, le=36500)
     """After so many days everything is read again, changed or not."""
-    max_snapshot_hours: float = Field(default=12, gt=0)
+    max_snapshot_hours: float = Field(default=12, gt=0, le=8760)
     """When to end a backup whose snapshot would hold back the source's vacuum for too long."""
 
 

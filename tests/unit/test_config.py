@@ -166,6 +166,18 @@ def test_the_state_folder_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
             "backup.lock_timeout_seconds: input should be greater than 0",
         ),
         (
+            {"backup": {"lock_timeout_seconds": float("inf")}},
+            "backup.lock_timeout_seconds: input should be less than or equal to 86400",
+        ),
+        (
+            {"backup": {"full_read_days": 1e300}},
+            "backup.full_read_days: input should be less than or equal to 36500",
+        ),
+        (
+            {"backup": {"max_snapshot_hours": float("inf")}},
+            "backup.max_snapshot_hours: input should be less than or equal to 8760",
+        ),
+        (
             {"backup": {"max_snapshot_hours": -1}},
             "backup.max_snapshot_hours: input should be greater than 0",
         ),
