@@ -241,6 +241,15 @@ def test_backups_are_listed_newest_first_whatever_their_tier(repository: Reposit
     assert found.problems == ()
 
 
+def test_many_schemas_do_not_hide_the_newest_backup_with_rows(repository: Repository) -> None:
+    for days, tier in ((0, Tier.MANUAL), *((days, Tier.SCHEMA) for days in range(1, 26))):
+        one = manifest_in(repository.store, **a_backup(days, digits=f"{days:08x}", tier=tier))
+        repository.publish(one, KEY)
+    newest = repository.newest_backups(trusted, "shop").backups
+    assert [one.tier for one in newest[:1]] == [Tier.SCHEMA]
+    assert Tier.MANUAL in [one.tier for one in newest]
+
+
 def test_what_is_wrong_is_reported_and_hides_no_other(
     repository: Repository, store: FaultyStore, memory: MemoryStore
 ) -> None:

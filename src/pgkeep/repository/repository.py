@@ -47,7 +47,7 @@ from pgkeep.stores import Store
 _DESCRIPTION = "repo.json"
 _RESTORE_TEXT = "RESTORE.txt"
 _SIGNERS = "keys/allowed_signers"
-_NEWEST = 20
+_NEWEST = 10
 _KEY_NAME = re.compile(r"keys/([0-9a-f]{16})\.(?:age|gpg)")
 
 
@@ -203,9 +203,14 @@ class Repository:
     def newest_backups(
         self, trusted: Callable[[], Sequence[PublicSigner]], database: str
     ) -> Listing:
-        """The last few, by their ids: enough to go on from, however many there are."""
+        """The last few, by their ids: enough to go on from, however many there are.
+
+        Those filed as schemas apart: there may be many of them for one that has rows.
+        """
         paths = sorted(self._manifest_paths(database), key=lambda path: path.split("/")[-2])
-        return self._listing(paths[-_NEWEST:], trusted)
+        schemas = [path for path in paths if path.split("/")[1] == Tier.SCHEMA]
+        others = [path for path in paths if path.split("/")[1] != Tier.SCHEMA]
+        return self._listing([*schemas[-_NEWEST:], *others[-_NEWEST:]], trusted)
 
     def _listing(
         self, paths: Sequence[str], trusted: Callable[[], Sequence[PublicSigner]]
