@@ -14,7 +14,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
@@ -360,6 +360,61 @@ def test_everything_is_read_when_asked(
     again = back_up(workbench, "--read-all")
     assert again["parts_reused"] == 0
     assert again["rows_read"] == again["rows"]
+
+
+def test_a_backup_says_what_was_read_and_used_again(
+    workbench: Workbench, new_database: Callable[[], str]
+) -> None:
+    source = new_database()
+    prepare(workbench, source)
+    execute(source, ("INSERT INTO other VALUES (2)",))
+    said = " ".join(workbench.pgkeep("backup", "shop").out.split())
+    assert "read 2 of 2,002 rows," in said
+    assert "in 1 part; 5 parts had not changed" in said
+
+
+def test_after_so_many_days_everything_is_read_and_it_says_so(
+    workbench: Workbench, new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(workbench, new_database())
+
+    def after(**passed: float) -> tuple[object, str]:
+        moment = datetime.now(UTC) + timedelta(**passed)
+        monkeypatch.setattr(Context, "now", staticmethod(lambda: moment))
+        outcome = workbench.pgkeep("backup", "shop", "--json")
+        assert isinstance(outcome.document, dict)
+        why = re.search("everything is read: (.*)", outcome.err)
+        return outcome.document["parts_reused"], why[1] if why else ""
+
+    assert after(days=29) == (6, "")
+    assert after(days=30, minutes=1) == (0, "the last full read is more than 30 days ago")
+    assert after(days=31) == (6, ""), "counted from the last full read"
+    assert after(days=1) == (0, "this host's clock was put back")
+
+
+def test_who_may_not_learn_which_server_it_is_reads_everything_and_is_told(
+    workbench: Workbench, new_database: Callable[[], str]
+) -> None:
+    source = new_database()
+    role = f"{source.rpartition('/')[2].partition('?')[0]}_reader"
+    execute(
+        source,
+        (
+            f"CREATE ROLE {role} LOGIN PASSWORD 'x' IN ROLE pg_read_all_data",
+            "REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC",
+        ),
+    )
+    try:
+        reader = re.sub(r"//[^@]+@", f"//{role}:x@", source)
+        execute(source, TABLE)
+        workbench.init(reader)
+        back_up(workbench)
+        outcome = workbench.pgkeep("backup", "shop", "--json", expect=None)
+        assert isinstance(outcome.document, dict)
+        assert outcome.document["parts_reused"] == 0
+        assert "every backup reads everything: this role may not learn which server" in outcome.err
+    finally:
+        execute(source, (f"DROP ROLE {role}",))
 
 
 def test_new_recipients_get_everything_anew(

@@ -128,7 +128,7 @@ def _look_back(request: BackupRequest, epoch: Epoch, now: datetime) -> Earlier:
         full_read_days=request.options.full_read_days,
     )
     if request.read_everything and earlier.contents is not None:
-        return replace(earlier, contents=None, why="everything was asked to be read")
+        return replace(earlier, contents=None, why="")
     return earlier
 
 
@@ -170,6 +170,8 @@ def _read(
         request.address, lock_timeout_seconds=request.options.lock_timeout_seconds
     ) as source:
         plan = _plan(request, source, earlier.contents)
+        if request.kind.has_data:
+            _tell_why_everything_is_read(source, earlier, reporter)
         programs = request.choose_client(
             source.major,
             need_tls=request.address.needs_tls,
@@ -183,6 +185,20 @@ def _read(
             new_writer=store.stream,
         )
         return source, read_all(source, plan, options, reporter), plan
+
+
+def _tell_why_everything_is_read(source: Source, earlier: Earlier, reporter: Reporter) -> None:
+    """Where it costs more than people expect: the first backup and one asked for do not."""
+    if source.keys.problem:
+        reporter.report(
+            Noticed(
+                f"every backup reads everything: {source.keys.problem}",
+                "Back up from the primary, and GRANT EXECUTE ON FUNCTION pg_control_system(),"
+                " pg_walfile_name(pg_lsn) to the role.",
+            )
+        )
+    elif earlier.why:
+        reporter.report(Noticed(f"everything is read: {earlier.why}"))
 
 
 def _contents(

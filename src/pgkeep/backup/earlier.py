@@ -19,7 +19,7 @@ from pgkeep.repository.repository import Repository
 class Earlier:
     """The newest number and manifest hash of a database's backups, and contents to build on.
 
-    Without `contents` everything is read; `why` then says why.
+    Without `contents` everything is read; `why` then says why, if nobody would expect it.
     """
 
     sequence: int = 0
@@ -49,10 +49,10 @@ def look_back(
             if manifest.kind.has_data and (base is None or manifest.sequence > base[0].sequence):
                 base = manifest, repository
     if newest is None:
-        return Earlier(why="it is the first backup")
+        return Earlier()
     link = Earlier(newest.sequence, sha256(dump_manifest(newest)).hexdigest())
     if base is None:
-        return Earlier(link.sequence, link.previous, why="no earlier backup has data")
+        return link
     contents, why = _contents(*base, keys, epoch, now, full_read_days)
     return Earlier(link.sequence, link.previous, contents, why)
 

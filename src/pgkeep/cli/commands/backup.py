@@ -99,7 +99,9 @@ def _show(context: Context, result: BackupResult) -> None:
     )
     grid.add_row(
         "read",
-        f"{words.size(totals.read_bytes)} in {words.count(totals.parts_read, 'part')};"
+        f"{totals.rows_read:,} of {words.count(totals.rows, 'row')},"
+        f" {words.size(totals.read_bytes)}, in"
+        f" {words.count(totals.parts_read, 'part')};"
         f" {words.count(totals.parts_reused, 'part')} had not changed",
     )
     grid.add_row(
