@@ -12,10 +12,11 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -26,10 +27,12 @@ from comparison import assert_same, databases, take_picture
 from conftest import Workbench
 from pgkeep.backup.plan import Reusable
 from pgkeep.cli.context import Context, Found
+from pgkeep.errors import StoreError
 from pgkeep.model import Part, SealedStream
 from pgkeep.postgres import dependence
 from pgkeep.postgres.programs import choose_server
 from pgkeep.postgres.server import ScratchServer
+from pgkeep.repository.copies import Copies
 from pgkeep.repository.manifests import dump_contents, dump_manifest
 from pgkeep.repository.objects import StreamWriter
 from pgkeep.sealing import X25519Identity
@@ -559,6 +562,55 @@ def test_a_difference_that_nothing_shows_is_found_and_mended(
     assert second["differing"] == ["public.other"]
     restored_equals(workbench, source, target)
     assert back_up(workbench)["differing"] == []
+
+
+def test_a_difference_stops_reuse_also_if_that_backup_comes_to_nothing(
+    workbench: Workbench, new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = new_database()
+    prepare(workbench, source)
+    text = workbench.config.read_text()
+    workbench.config.write_text(text.replace("verify_share = 0", "verify_share = 1"))
+    _change_behind_the_back(workbench)
+
+    def fail(*_: object) -> None:
+        raise StoreError("the network went away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Copies, "publish", fail)
+        workbench.pgkeep("backup", "shop", expect=1)
+    workbench.config.write_text(text)  # nothing is compared now: only memory can tell
+    outcome = workbench.pgkeep("backup", "shop", "--json")
+    assert isinstance(outcome.document, dict)
+    assert outcome.document["parts_reused"] == 0
+    assert "everything is read: a stored part was found wrong" in outcome.err
+    assert back_up(workbench)["parts_read"] == 0
+
+
+@pytest.mark.parametrize("sampled", [0, 5])
+def test_a_difference_in_one_part_has_all_others_read_too(
+    sampled: int,
+    workbench: Workbench,
+    new_database: Callable[[], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The sample is one part of six: the forged one, or another, and then nothing is noticed."""
+    prepare(workbench, new_database())
+    text = workbench.config.read_text()
+    workbench.config.write_text(text.replace("verify_share = 0", "verify_share = 0.001"))
+    _change_behind_the_back(workbench)
+    asked: list[int] = []
+
+    def choose(parts: Sequence[Any], number: int) -> list[Any]:
+        asked.append(number)
+        by_table = sorted(parts, key=lambda part: part.planned.table.name.name)
+        return [by_table[sampled]]
+
+    monkeypatch.setattr("pgkeep.backup.read.random.sample", choose)
+    second = back_up(workbench, expect=0 if sampled else 3)
+    assert asked == [1]
+    assert second["parts_read"] == (1 if sampled else 6)
+    assert second["differing"] == ([] if sampled else ["public.other"])
 
 
 def _change_behind_the_back(workbench: Workbench) -> None:

@@ -87,6 +87,8 @@ def back_up(request: BackupRequest, reporter: Reporter) -> BackupResult:
         contents = _contents(backup, started, source, reading, plan, earlier, store)
         manifest = _seal(request, contents, reading, earlier, store, started)
         _publish(request, manifest, reporter)
+        if request.kind.has_data and not reading.parts_reused:
+            request.keys.trust_again(request.database)
     return BackupResult(manifest, contents, reading.differing, request.copies.behind)
 
 
@@ -129,6 +131,9 @@ def _look_back(request: BackupRequest, epoch: Epoch, now: datetime) -> Earlier:
     )
     if request.read_everything and earlier.contents is not None:
         return replace(earlier, contents=None, why="")
+    if request.keys.is_distrusted(request.database) and earlier.contents is not None:
+        why = "a stored part was found wrong, and no full read has ended since"
+        return replace(earlier, contents=None, why=why)
     return earlier
 
 
@@ -183,6 +188,7 @@ def _read(
             max_seconds=request.options.max_snapshot_hours * 3600,
             verify_share=request.options.verify_share,
             new_writer=store.stream,
+            on_difference=lambda: request.keys.distrust(request.database),
         )
         return source, read_all(source, plan, options, reporter), plan
 

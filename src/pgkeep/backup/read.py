@@ -73,6 +73,7 @@ class ReadOptions:
     """How to read. `new_writer` gives a fresh stream into the repositories.
 
     It is given what was stored for the same range before, which need not be stored once more.
+    `on_difference` is called, before anything more is read, when a stored part is found wrong.
     """
 
     connecting: Connecting
@@ -80,6 +81,7 @@ class ReadOptions:
     max_seconds: float
     verify_share: float
     new_writer: Callable[[SealedStream | None], StreamWriter]
+    on_difference: Callable[[], None]
 
 
 def read_all(source: Source, plan: BackupPlan, options: ReadOptions, reporter: Reporter) -> Reading:
@@ -218,6 +220,7 @@ class _Work:
                 assert part.planned.table is not None
                 self._differing.append(part.planned.table.name)
         if self._differing:
+            self._options.on_difference()
             names = ", ".join(sorted({str(name) for name in self._differing}))
             self._reporter.report(
                 Noticed(

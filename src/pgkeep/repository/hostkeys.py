@@ -5,6 +5,9 @@
 - the current epoch: the public key to which objects are sealed, and the sealed copy of its
   private half, which only the operators' keys open and which this host has forgotten.
 
+Beside them is an empty file for each database of which stored parts turned out to be wrong, until
+everything has been read.
+
 An epoch lets operators come and go, and keys be of any kind, without sealing each object again.
 """
 
@@ -86,6 +89,22 @@ class HostKeys:
             return SigningKey.load(self.signing_path.read_bytes())
         except OSError:
             return None
+
+    def distrust(self, database: str) -> None:
+        """Remember that stored parts of a database were wrong, until `trust_again`."""
+        self._write(self._distrust_path(database), b"")
+
+    def is_distrusted(self, database: str) -> bool:
+        """Whether a part was found wrong and no full read has ended since."""
+        return self._distrust_path(database).exists()
+
+    def trust_again(self, database: str) -> None:
+        """Everything was read and published."""
+        with suppress(OSError):  # one full read more does no harm
+            self._distrust_path(database).unlink(missing_ok=True)
+
+    def _distrust_path(self, database: str) -> Path:
+        return self._folder / f"{database}.read-everything"
 
     def epoch(
         self, recipients: Sequence[str], *, now: datetime, gpg_home: Path | None = None
