@@ -530,6 +530,35 @@ def test_another_server_behind_the_same_address_is_read_anew(
     other.drop_database("same_address")
 
 
+def test_a_copy_of_the_database_under_its_oid_is_read_anew(
+    workbench: Workbench, servers: Callable[[int], ScratchServer], new_database: Callable[[], str]
+) -> None:
+    """Files and ids of tables are those of the copy's origin, and horizons mean nothing for it."""
+    server, target = servers(17), new_database()
+    server.create_database("same_oid")
+    execute(server.url("same_oid"), TABLE)
+    execute(server.url("postgres"), ("CREATE DATABASE changed_copy TEMPLATE same_oid",))
+    execute(server.url("changed_copy"), ("UPDATE t SET n = -1 WHERE id = 1000",))
+    try:
+        source = server.url("same_oid")
+        workbench.init(source)
+        back_up(workbench)
+        with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
+            row = connection.execute(
+                "SELECT oid::int8 FROM pg_database WHERE datname = 'same_oid'"
+            ).fetchone()
+            assert row is not None
+        server.drop_database("same_oid")
+        again = f"CREATE DATABASE same_oid OID {row[0]} TEMPLATE changed_copy"
+        execute(server.url("postgres"), (again,))
+        assert back_up(workbench)["parts_reused"] == 0
+        assert back_up(workbench)["parts_read"] == 1, "one is compared"
+        restored_equals(workbench, source, target)
+    finally:
+        server.drop_database("changed_copy")
+        server.drop_database("same_oid")
+
+
 def test_transactions_that_ran_during_a_backup_are_not_missed(
     workbench: Workbench, new_database: Callable[[], str]
 ) -> None:

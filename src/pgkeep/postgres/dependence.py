@@ -23,7 +23,8 @@ _TEXT_VERSION = 1
 # back to a snapshot of the disk does not, but it starts the server anew; and when one of its
 # processes dies, it recovers without a new start, but loses its statistics. After each of these,
 # transaction ids are used again. Whoever resets one kind of statistics leaves the older of the two.
-# A standby does not tell its timeline exactly, so it has no key.
+# A standby does not tell its timeline exactly, so it has no key. A database can be created with the
+# oid of one that was dropped, from a copy of it; the xmin of its entry tells them apart.
 SERVER_FACTS: dict[str, LiteralString] = {
     "system": "(SELECT system_identifier FROM pg_catalog.pg_control_system())",
     "timeline": """pg_catalog.substr(
@@ -32,7 +33,7 @@ SERVER_FACTS: dict[str, LiteralString] = {
     "recovery": """(SELECT LEAST(b.stats_reset, a.stats_reset)
            FROM pg_catalog.pg_stat_bgwriter b, pg_catalog.pg_stat_archiver a)""",
     "version": "pg_catalog.current_setting('server_version')",
-    "database": "d.oid, d.encoding",
+    "database": "d.oid, d.xmin, d.encoding",
 }
 
 _MAY_IDENTIFY: LiteralString = """
