@@ -498,8 +498,9 @@ def _kill_a_backend(url: str) -> None:
 def test_a_promoted_standby_is_read_anew(
     workbench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A new timeline is enough, also where the time of the start would not tell."""
+    """A new timeline is enough, also where neither the start nor the recovery would tell."""
     monkeypatch.setitem(dependence.SERVER_FACTS, "start", "NULL")
+    monkeypatch.setitem(dependence.SERVER_FACTS, "recovery", "NULL")
     with ScratchServer.start(choose_server(17)) as server:
         server.create_database("shop")
         prepare(workbench, server.url("shop"))
