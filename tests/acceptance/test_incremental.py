@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from comparison import assert_same, databases, take_picture
 from conftest import Workbench
 from pgkeep.backup.plan import Reusable
+from pgkeep.backup.read import read_all
 from pgkeep.cli.context import Context, Found
 from pgkeep.errors import StoreError
 from pgkeep.model import Part, SealedStream
@@ -576,6 +577,59 @@ def test_transactions_that_ran_during_a_backup_are_not_missed(
         slow.commit()
     back_up(workbench)
     restored_equals(workbench, source, target)
+
+
+RENAMED = "ALTER TYPE mood RENAME VALUE 'ok' TO 'fine'"
+RENAMED_BACK = "ALTER TYPE mood RENAME VALUE 'fine' TO 'ok'"
+
+
+@pytest.mark.parametrize("changes", [(RENAMED,), (RENAMED, RENAMED_BACK)])
+def test_a_type_altered_while_rows_are_read_ends_the_backup(
+    changes: tuple[str, ...],
+    workbench: Workbench,
+    new_database: Callable[[], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No lock keeps it from that, and COPY writes labels that the schema's snapshot has not."""
+    source, target = new_database(), new_database()
+    execute(source, TABLE)
+    workbench.init(source)
+
+    def altering(*arguments: Any) -> Any:
+        execute(source, changes)
+        return read_all(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pgkeep.backup.backup.read_all", altering)
+        outcome = workbench.pgkeep("backup", "shop", expect=1)
+    assert "a type in table public.t was altered while its rows were being read" in outcome.err
+    back_up(workbench)
+    restored_equals(workbench, source, target)
+
+
+def test_a_label_added_while_rows_are_read_harms_nothing(
+    workbench: Workbench, new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = new_database()
+    execute(source, TABLE)
+    workbench.init(source)
+
+    def adding(*arguments: Any) -> Any:
+        execute(source, ("ALTER TYPE mood ADD VALUE 'great' BEFORE 'ok'",))
+        return read_all(*arguments)
+
+    monkeypatch.setattr("pgkeep.backup.backup.read_all", adding)
+    back_up(workbench)
+
+
+def test_an_enum_value_renamed_and_renamed_back_is_read_anew(
+    workbench: Workbench, new_database: Callable[[], str]
+) -> None:
+    """What was stored in between may have either name."""
+    source = new_database()
+    prepare(workbench, source)
+    execute(source, (RENAMED, RENAMED_BACK))
+    assert back_up(workbench)["parts_reused"] == 1, "only `other`"
 
 
 def test_a_difference_that_nothing_shows_is_found_and_mended(

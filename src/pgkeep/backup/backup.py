@@ -102,7 +102,9 @@ def _check_recipients(request: BackupRequest, now: datetime, reporter: Reporter)
 def plan_only(request: BackupRequest) -> BackupPlan:
     """What `back_up` would read now. Takes a snapshot, reads the catalog, and writes nothing."""
     with open_source(
-        request.address, lock_timeout_seconds=request.options.lock_timeout_seconds
+        request.address,
+        lock_timeout_seconds=request.options.lock_timeout_seconds,
+        reads_rows=False,
     ) as source:
         return _plan(request, source, None)
 
@@ -172,7 +174,9 @@ def _read(
 ) -> tuple[Source, Reading, BackupPlan]:
     """All that needs the source; its snapshot is given back as soon as the last part is read."""
     with open_source(
-        request.address, lock_timeout_seconds=request.options.lock_timeout_seconds
+        request.address,
+        lock_timeout_seconds=request.options.lock_timeout_seconds,
+        reads_rows=request.kind.has_data,
     ) as source:
         plan = _plan(request, source, earlier.contents)
         if request.kind.has_data:

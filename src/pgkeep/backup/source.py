@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ from pgkeep.errors import TableChanged
 from pgkeep.model import DatabaseProperties, Lsn, NotKept, Role, SequenceValue, SnapshotPoint
 from pgkeep.postgres import catalog
 from pgkeep.postgres.address import Address
-from pgkeep.postgres.dependence import TableKeys, table_keys
+from pgkeep.postgres.dependence import TableKeys, pieces_of_text, table_keys
 from pgkeep.postgres.identity import current_lsn, server_identity
 from pgkeep.postgres.session import (
     Connection,
@@ -43,20 +43,40 @@ class Source:
 
 
 @contextmanager
-def open_source(address: Address, *, lock_timeout_seconds: float) -> Iterator[Source]:
+def open_source(
+    address: Address, *, lock_timeout_seconds: float, reads_rows: bool
+) -> Iterator[Source]:
     """Take a snapshot and lock every table against being altered, emptied or dropped.
 
     A table that was truncated or rewritten between the snapshot and its lock would read as empty
     (MVCC does not cover that), so the files are compared after locking, and the snapshot is taken
-    again if one differs.
+    again if one differs. No lock keeps a type from being altered: if one was that rows were
+    written by meanwhile, the block ends in `TableChanged`.
     """
     # Closed, not rolled back: that would wait for an answer, and the connection may be dead.
     with closing(connect(address)) as connection, translated(address):
         connection.execute(lock_timeout_statement(lock_timeout_seconds).encode())
         with _giving_way(connection):
             source = _describe(connection, *_locked_snapshot(connection))
+        holding = [item for item in source.relations if item.holds_rows]
+        pieces = pieces_of_text(connection, [item.oid for item in holding])
         yield source
         connection.execute("ROLLBACK")
+        if reads_rows:
+            _refuse_altered_types(connection, holding, pieces)
+
+
+def _refuse_altered_types(
+    connection: Connection, tables: Sequence[catalog.Relation], before: Mapping[int, frozenset[str]]
+) -> None:
+    """Types as they are now, outside the snapshot, against those within it."""
+    now = pieces_of_text(connection, [table.oid for table in tables])
+    for table in tables:
+        if table.oid in now and not before.get(table.oid, frozenset()) <= now[table.oid]:
+            raise TableChanged(
+                f"a type in table {table.name} was altered while its rows were being read",
+                hint="Run the backup again.",
+            )
 
 
 @dataclass(frozen=True, slots=True)

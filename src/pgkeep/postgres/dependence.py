@@ -60,6 +60,8 @@ _REACHABLE: LiteralString = """
 
 # Facts about a type `t` with the output function `o`. Those of initdb in pg_catalog are left out:
 # they come with the server's version. Others in that schema do not (extensions may live there).
+# No lock on a table keeps a type from being altered, and COPY writes what the catalog says when it
+# writes: the xmin of a label or attribute tells that it was altered and altered back.
 TYPE_FACTS: dict[str, LiteralString] = {
     "identity": "t.oid, t.typname, t.typnamespace, t.typtype, t.typoutput, t.typtypmod, t.typndims",
     "output function": "o.prosrc, o.probin",
@@ -67,11 +69,12 @@ TYPE_FACTS: dict[str, LiteralString] = {
         (SELECT string_agg(pg_catalog.pg_get_constraintdef(k.oid), ',' ORDER BY k.oid)
            FROM pg_catalog.pg_constraint k WHERE k.contypid = t.oid)""",
     "enum labels": """
-        (SELECT string_agg(e.oid || '=' || e.enumlabel, ',' ORDER BY e.oid)
+        (SELECT string_agg(pg_catalog.concat_ws('~', e.oid, e.enumlabel, e.xmin), ','
+                           ORDER BY e.oid)
            FROM pg_catalog.pg_enum e WHERE e.enumtypid = t.oid)""",
     "composite attributes": """
         (SELECT string_agg(pg_catalog.concat_ws('~', c.attnum, c.attname, c.atttypid, c.atttypmod,
-                             c.attisdropped), ',' ORDER BY c.attnum)
+                             c.attisdropped, c.xmin), ',' ORDER BY c.attnum)
            FROM pg_catalog.pg_attribute c
           WHERE t.typrelid <> 0 AND c.attrelid = t.typrelid AND c.attnum > 0)""",
     "extension version": """
@@ -165,6 +168,33 @@ def table_keys(connection: Connection, oids: Sequence[int]) -> TableKeys:
         if not depends_on_catalogs:
             keys[oid] = blake3("\0".join((*common, text, type_text)).encode()).hexdigest()
     return TableKeys(keys)
+
+
+def pieces_of_text(connection: Connection, oids: Sequence[int]) -> Mapping[int, frozenset[str]]:
+    """What COPY would take from other catalogs to write rows of tables, by a table's oid.
+
+    There may be more of it later (a label that was added), but nothing may have become another.
+    """
+    pieces: dict[int, frozenset[str]] = {}
+    for oid, piece in connection.execute(_pieces_query(), {"oids": list(oids)}).fetchall():
+        pieces[oid] = pieces.get(oid, frozenset()) | {piece}
+    return pieces
+
+
+def _pieces_query() -> LiteralString:
+    return (
+        _REACHABLE
+        + """SELECT r.relid::int8, pg_catalog.concat_ws('~', e.oid, e.enumlabel, e.xmin)
+               FROM reachable r JOIN pg_catalog.pg_enum e ON e.enumtypid = r.typid
+             UNION ALL
+             SELECT r.relid::int8, pg_catalog.concat_ws('~', t.oid, o.prosrc, o.probin,"""
+        + TYPE_FACTS["composite attributes"]
+        + """)
+               FROM reachable r
+               JOIN pg_catalog.pg_type t ON t.oid = r.typid
+               LEFT JOIN pg_catalog.pg_proc o ON o.oid = t.typoutput
+              WHERE t.oid >= 16384"""
+    )
 
 
 def _server(connection: Connection) -> str:
