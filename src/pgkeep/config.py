@@ -153,19 +153,19 @@ class CheckConfig(_Frozen):
 class ObjectivesConfig(_Frozen):
     """What was promised: how much may be lost (RPO), how long a recovery may take (RTO)."""
 
-    automated_rpo_minutes: float = Field(default=5, gt=0)
+    automated_rpo_minutes: float = Field(default=5, gt=0, le=1e6)
     """What may be lost where changes are captured."""
-    manual_rpo_hours: float = Field(default=24, gt=0)
+    manual_rpo_hours: float = Field(default=24, gt=0, le=1e6)
     """What may be lost where only backups are made."""
-    critical_rto_minutes: float = Field(default=15, gt=0)
+    critical_rto_minutes: float = Field(default=15, gt=0, le=1e6)
     """Until the critical tables are back."""
-    full_rto_minutes: float = Field(default=60, gt=0)
+    full_rto_minutes: float = Field(default=60, gt=0, le=1e6)
     """Until the whole database is back, proven."""
-    application_rto_minutes: float = Field(default=30, gt=0)
+    application_rto_minutes: float = Field(default=30, gt=0, le=1e6)
     """Until the application runs again."""
-    test_rto_minutes: float = Field(default=120, gt=0)
+    test_rto_minutes: float = Field(default=120, gt=0, le=1e6)
     """How long a drill may take."""
-    drill_days: float = Field(default=8, gt=0)
+    drill_days: float = Field(default=8, gt=0, le=36500)
     """How old the last drill that passed may be."""
 
 
@@ -234,15 +234,15 @@ class EncryptionConfig(_Frozen):
 class RetentionConfig(_Frozen):
     """How long backups are kept, by their tier. The newest of each kind always is."""
 
-    daily_days: float = Field(default=30, gt=0)
+    daily_days: float = Field(default=30, gt=0, le=36500)
     """Those filed under daily."""
-    weekly_days: float = Field(default=90, gt=0)
+    weekly_days: float = Field(default=90, gt=0, le=36500)
     """Those filed under weekly."""
-    monthly_days: float = Field(default=365, gt=0)
+    monthly_days: float = Field(default=365, gt=0, le=36500)
     """Those filed under monthly."""
-    schema_days: float = Field(default=90, gt=0)
+    schema_days: float = Field(default=90, gt=0, le=36500)
     """Those filed under schema."""
-    manual_days: float = Field(default=90, gt=0)
+    manual_days: float = Field(default=90, gt=0, le=36500)
     """Those filed under manual."""
     minimum: int = Field(default=3, ge=1)
     """So many of each database and tier are kept, however old."""
@@ -276,7 +276,7 @@ class CaptureConfig(_Frozen):
     """How often the journal says that nothing has changed."""
     slot_limit: Size = ByteSize(2 << 30)
     """When the slot keeps more WAL than this, it is dropped, lest the source's disk fills."""
-    keep_days: float = Field(default=7, gt=0)
+    keep_days: float = Field(default=7, gt=0, le=36500)
     """How far back every moment can be reached. Older segments are pruned."""
     backups: bool = True
     """Whether capture makes a backup by itself when it begins anew or the schema has changed."""
