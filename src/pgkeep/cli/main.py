@@ -30,6 +30,7 @@ COMMANDS = {
     "show": "show.show",
     "restore": "restore.restore_command",
     "export": "export.export_command",
+    "diff": "diff.diff_command",
     "capture": "capture.capture_command",
     "status": "status.status_command",
     "drill": "drill.drill_command",

@@ -9,10 +9,9 @@ from rich.markup import escape
 
 from pgkeep.cli import words
 from pgkeep.cli.context import Context, command_options, refuse_together
-from pgkeep.config import SecretReference
+from pgkeep.cli.target import target_address
 from pgkeep.errors import ExitCode
 from pgkeep.model import Kind, Manifest
-from pgkeep.postgres.address import Address
 from pgkeep.recovery.load import Sealed
 from pgkeep.recovery.plan import Scope, check_scope, parse_table_name
 from pgkeep.recovery.request import RestoreRequest, RestoreResult
@@ -110,7 +109,7 @@ def restore_command(
         manifest=manifest,
         contents=open_contents(found.source, manifest, [identity]),
         sealed=Sealed(found.source, [identity]),
-        target=_target(context, target),
+        target=target_address(context, target),
         scope=scope,
         choose_client=context.choose_client,
         jobs=context.jobs(jobs),
@@ -134,20 +133,6 @@ def restore_command(
         _show(context, manifest, result, seconds)
     raise_unless_proven(result)
     return ExitCode.ATTENTION if context.needs_attention else ExitCode.DONE
-
-
-def _target(context: Context, text: str) -> Address:
-    for prefix in ("env", "file"):
-        if text.startswith(f"{prefix}:"):
-            reference = SecretReference.model_validate({prefix: text.removeprefix(f"{prefix}:")})
-            return Address.parse(reference.resolve("the target's URL"))
-    address = Address.parse(text)
-    if "password" in address.parameters and not address.is_local:
-        context.err.print(
-            "[yellow]![/] a password on the command line can be seen by every user of this"
-            " machine: better --target env:NAME or file:PATH"
-        )
-    return address
 
 
 def _show(context: Context, manifest: Manifest, result: RestoreResult, seconds: float) -> None:

@@ -1,0 +1,22 @@
+"""The database that a command is given on its command line."""
+
+from __future__ import annotations
+
+from pgkeep.cli.context import Context
+from pgkeep.config import SecretReference
+from pgkeep.postgres.address import Address
+
+
+def target_address(context: Context, text: str) -> Address:
+    """A connection string, or where it is kept: `env:NAME` or `file:PATH`."""
+    for prefix in ("env", "file"):
+        if text.startswith(f"{prefix}:"):
+            reference = SecretReference.model_validate({prefix: text.removeprefix(f"{prefix}:")})
+            return Address.parse(reference.resolve("the target's URL"))
+    address = Address.parse(text)
+    if "password" in address.parameters and not address.is_local:
+        context.err.print(
+            "[yellow]![/] a password on the command line can be seen by every user of this"
+            " machine: better --target env:NAME or file:PATH"
+        )
+    return address
