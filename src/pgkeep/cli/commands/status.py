@@ -31,7 +31,7 @@ _LONG = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
-class _Live:
+class Live:
     """What the server says now. `problem` says why there is nothing."""
 
     slot: SlotState | None = None
@@ -41,13 +41,13 @@ class _Live:
 
 
 @dataclass(frozen=True, slots=True)
-class _Database:
+class DatabaseStatus:
     """All that is known of one database."""
 
     name: str
     listing: Listing
     reach: Reach
-    live: _Live
+    live: Live
     lacking: Mapping[str, int]
     """How many segments each repository lacks that another has."""
     drills: tuple[Evidence, ...]
@@ -108,7 +108,7 @@ def status_command(context: Context, database: str | None, offline: bool) -> Exi
     if database:
         context.config.database(database)
     repositories = context.repositories()
-    found = [_look(context, name, repositories, offline=offline) for name in names]
+    found = [look_at(context, name, repositories, offline=offline) for name in names]
     now = context.now()
     if context.as_json:
         context.answer([_document(context, one, now) for one in found])
@@ -119,19 +119,19 @@ def status_command(context: Context, database: str | None, offline: bool) -> Exi
     return ExitCode.ATTENTION if attention else ExitCode.DONE
 
 
-def _look(
+def look_at(
     context: Context, name: str, repositories: Sequence[Repository], *, offline: bool
-) -> _Database:
+) -> DatabaseStatus:
     listing = merge_listings([context.listing(one, name) for one in repositories])
     segments: dict[str, set[SegmentName]] = {
         one.name: set(Journal(one.store, name).names()) for one in repositories
     }
     everywhere: set[SegmentName] = set().union(*segments.values())
-    return _Database(
+    return DatabaseStatus(
         name,
         listing,
         reach(listing.backups, runs(everywhere)),
-        _Live() if offline else _ask(context, name, captures=bool(everywhere)),
+        Live() if offline else _ask(context, name, captures=bool(everywhere)),
         {one: len(everywhere - has) for one, has in segments.items()},
         _drills(context, name, repositories),
     )
@@ -149,19 +149,19 @@ def _drills(
     return tuple(sorted(found.values(), key=lambda one: one.started, reverse=True))
 
 
-def _ask(context: Context, name: str, *, captures: bool) -> _Live:
+def _ask(context: Context, name: str, *, captures: bool) -> Live:
     if not captures:
-        return _Live()
+        return Live()
     try:
         address = context.address(name)
         with closing(connect(address)) as connection, translated(address):
             slot = Slot(connection, slot_name(context, name), PUBLICATIONS)
-            return _Live(slot.state(), slot.position().at, tables_without_identity(connection))
+            return Live(slot.state(), slot.position().at, tables_without_identity(connection))
     except PgkeepError as exc:
-        return _Live(problem=exc.message)
+        return Live(problem=exc.message)
 
 
-def _show(context: Context, one: _Database, now: datetime) -> None:
+def _show(context: Context, one: DatabaseStatus, now: datetime) -> None:
     out = context.out
     out.print(f"[bold cyan]{escape(one.name)}[/]")
     for kind, manifest in one.newest.items():
@@ -181,7 +181,7 @@ def _show(context: Context, one: _Database, now: datetime) -> None:
             )
 
 
-def _show_reach(context: Context, one: _Database, now: datetime) -> None:
+def _show_reach(context: Context, one: DatabaseStatus, now: datetime) -> None:
     out, found = context.out, one.reach
     for before, window in zip([None, *found.gaps], found.windows, strict=False):
         if before is not None:
@@ -196,7 +196,7 @@ def _show_reach(context: Context, one: _Database, now: datetime) -> None:
     out.print(f"  loss window  [{colour}]{words.duration(behind.total_seconds())}[/]")
 
 
-def _show_slot(context: Context, one: _Database) -> None:
+def _show_slot(context: Context, one: DatabaseStatus) -> None:
     out, live = context.out, one.live
     if live.problem:
         out.print(f"  [yellow]![/] the server did not answer: {escape(live.problem)}")
@@ -223,7 +223,7 @@ def _show_slot(context: Context, one: _Database) -> None:
         )
 
 
-def _show_objectives(context: Context, one: _Database, now: datetime) -> None:
+def _show_objectives(context: Context, one: DatabaseStatus, now: datetime) -> None:
     out = context.out
     if one.drills:
         last = one.drills[0]
@@ -268,7 +268,7 @@ def _drill_document(drill: Evidence) -> dict[str, object]:
     }
 
 
-def _document(context: Context, one: _Database, now: datetime) -> dict[str, object]:
+def _document(context: Context, one: DatabaseStatus, now: datetime) -> dict[str, object]:
     behind, slot = one.behind(now), one.live.slot
     return {
         "database": one.name,
