@@ -187,3 +187,16 @@ def test_a_drill_needs_no_configuration(
     url = Path(workbench.repository).as_uri()
     key = str(workbench.identity)
     assert run(["drill", "shop", "--repository", url, "--identity", key, "--json"]) == 0
+
+
+def test_critical_tables_come_back_first_and_their_time_is_measured(
+    workbench: Workbench, shop: str
+) -> None:
+    text = workbench.config.read_text()
+    text = text.replace("[databases.shop]\n", '[databases.shop]\ncritical_tables = ["orders"]\n')
+    workbench.config.write_text(text)
+    steps = [step["name"] for step in drill(workbench)["steps"]]
+    assert steps.index("critical") < steps.index("restoring")
+    (status,) = json.loads(workbench.pgkeep("status", "--json").out)
+    met = {one["name"]: one["met"] for one in status["objectives"]}
+    assert met["critical tables back"] is True

@@ -28,7 +28,7 @@ def test_the_most_urgent_goes_first_and_of_those_the_heaviest() -> None:
             order.append(name)
             return ()
 
-        return Task(urgency, -weight, run)
+        return Task(0, urgency, -weight, run)
 
     tasks = [
         task(Urgency.COMPARE, 99, "compare"),
@@ -50,7 +50,7 @@ def test_tasks_that_a_task_returns_take_their_place_among_the_others() -> None:
             order.append(name)
             yield from more
 
-        return Task(urgency, 0, lambda: list(run()))
+        return Task(0, urgency, 0, lambda: list(run()))
 
     index = task(Urgency.INDEX, "index of a", task(Urgency.FINISH, "analyze a"))
     first = task(Urgency.LOAD, "a", index, task(Urgency.COMPARE, "compare a"))
@@ -76,7 +76,7 @@ def test_as_many_run_at_once_as_there_are_workers_and_no_more() -> None:
             running -= 1
         return ()
 
-    run_tasks([Task(Urgency.LOAD, 0, run) for _ in range(9)], workers=3, on_error=never)
+    run_tasks([Task(0, Urgency.LOAD, 0, run) for _ in range(9)], workers=3, on_error=never)
     assert most == 3
 
 
@@ -104,7 +104,7 @@ def test_the_first_error_is_raised_when_all_has_stopped_and_nothing_new_begins()
         return ()
 
     runs: list[Callable[[], Iterable[Task]]] = [failing, long_one, third]
-    tasks = [Task(Urgency.LOAD, number, run) for number, run in enumerate(runs)]
+    tasks = [Task(0, Urgency.LOAD, number, run) for number, run in enumerate(runs)]
     with pytest.raises(DamagedObject, match="object x is damaged"):
         run_tasks(tasks, workers=2, on_error=ended.set)
     assert sorted(begun) == ["failing", "long"]
@@ -123,8 +123,8 @@ def test_a_cut_connection_is_not_the_cause_where_there_is_another(
         return run
 
     tasks = [
-        Task(Urgency.LOAD, 0, fail(ConnectionLost("cut"))),
-        Task(Urgency.LOAD, 1, fail(DamagedObject("cause"))),
+        Task(0, Urgency.LOAD, 0, fail(ConnectionLost("cut"))),
+        Task(0, Urgency.LOAD, 1, fail(DamagedObject("cause"))),
     ]
     for order in (tasks, tasks[::-1]):
         with pytest.raises(DamagedObject, match="cause"):
@@ -140,5 +140,7 @@ def test_an_error_while_tasks_are_handed_back_counts_too() -> None:
         raise DamagedObject("late")
 
     with pytest.raises(DamagedObject, match="late"):
-        run_tasks([Task(Urgency.LOAD, 0, lambda: map(late, [1]))], workers=1, on_error=called.set)
+        run_tasks(
+            [Task(0, Urgency.LOAD, 0, lambda: map(late, [1]))], workers=1, on_error=called.set
+        )
     assert called.is_set()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from pgkeep.errors import DamagedObject, PgkeepError
-from pgkeep.events import StageBegan, StageEnded
+from pgkeep.events import Reporter, StageBegan, StageEnded
 from pgkeep.model import Part, TableName
 from pgkeep.postgres.archive import Entry, use_list
 from pgkeep.postgres.copying import CopyReader
@@ -28,6 +28,9 @@ from pgkeep.recovery.plan import TableRestore
 from pgkeep.recovery.proof import TableProof
 from pgkeep.recovery.request import Lost, Run
 from pgkeep.recovery.schedule import Task, Urgency, run_tasks
+
+CRITICAL = "critical"
+_CRITICAL, _OTHERS = 0, 1
 
 LARGE_OBJECTS = TableName("pg_catalog", "pg_largeobject")
 
@@ -71,6 +74,36 @@ class _Table:
     indexes_left: int
     restored: RowSum = field(default_factory=RowSum)
 
+    @property
+    def rank(self) -> int:
+        return _CRITICAL if self.plan.is_critical else _OTHERS
+
+
+class _Critical:
+    """When the critical tables are back: full, with their indexes, and read back."""
+
+    def __init__(self, tables: Iterable[TableRestore], reporter: Reporter) -> None:
+        # Twice, if it has indexes: once these are made, and once it was read back.
+        self._tables = [table for table in tables if table.is_critical]
+        self._left = sum(2 if table.indexes else 1 for table in self._tables)
+        self._reporter = reporter
+        self._lock = threading.Lock()
+
+    def begin(self) -> None:
+        if self._left:
+            self._reporter.report(StageBegan(CRITICAL))
+
+    def done(self, table: TableRestore) -> None:
+        if not table.is_critical:
+            return
+        with self._lock:
+            self._left -= 1
+            if self._left:
+                return
+        rows = sum(one.source.rows for one in self._tables)
+        summary = f"{rows:,} rows in {len(self._tables)} critical tables are back"
+        self._reporter.report(StageEnded(CRITICAL, summary))
+
 
 @dataclass(slots=True)
 class _Group:
@@ -108,17 +141,18 @@ class _Filling:
         self._sessions = TargetSessions(run.request.target, _session_settings(run))
         self._readers = Readers(self._new_reader)
         self._groups = _groups(run.plan.tables)
+        self._critical = _Critical(run.plan.tables, run.reporter)
         self._objects: tuple[RowSum, RowSum] | None = None
 
     def first_tasks(self) -> Iterator[Task]:
+        self._critical.begin()
         for group in self._groups:
             for table in group.tables:
                 for part in table.plan.source.parts:
-                    yield Task(
-                        Urgency.LOAD, -table.plan.weight, partial(self._load, group, table, part)
-                    )
+                    run = partial(self._load, group, table, part)
+                    yield Task(table.rank, Urgency.LOAD, -table.plan.weight, run)
         if self._run.plan.large_objects.parts:
-            yield Task(Urgency.LOAD, 0, self._load_large_objects)
+            yield Task(_OTHERS, Urgency.LOAD, 0, self._load_large_objects)
 
     def abort(self) -> None:
         self._runs.end()
@@ -184,9 +218,9 @@ class _Filling:
     def _once_full(self, table: _Table) -> Iterator[Task]:
         for entry in table.plan.indexes:
             weight = table.plan.index_weight(entry)
-            yield Task(Urgency.INDEX, -weight, partial(self._index, table, entry))
+            yield Task(table.rank, Urgency.INDEX, -weight, partial(self._index, table, entry))
         size = table.plan.source.text_bytes
-        yield Task(Urgency.COMPARE, -size, partial(self._read_back, table))
+        yield Task(table.rank, Urgency.COMPARE, -size, partial(self._read_back, table))
 
     def _index(self, table: _Table, entry: Entry) -> Iterable[Task]:
         run = self._run
@@ -204,7 +238,8 @@ class _Filling:
             table.indexes_left -= 1
             if table.indexes_left:
                 return ()
-        return (Task(Urgency.FINISH, 0, partial(self._analyze, table)),)
+        self._critical.done(table.plan)
+        return (Task(table.rank, Urgency.FINISH, 0, partial(self._analyze, table)),)
 
     def _analyze(self, table: _Table) -> Iterable[Task]:
         with self._sessions.borrow() as connection:
@@ -215,6 +250,7 @@ class _Filling:
     def _read_back(self, table: _Table) -> Iterable[Task]:
         with self._reading() as reader:
             table.restored = proof.read_back(reader, table.plan, self._seed, self._run.reporter)
+        self._critical.done(table.plan)
         return ()
 
     def _load_large_objects(self) -> Iterable[Task]:
@@ -226,7 +262,8 @@ class _Filling:
         except PgkeepError as exc:
             self._note_damage("large objects", exc)
             return ()
-        return (Task(Urgency.COMPARE, 0, partial(self._read_back_large_objects, stored)),)
+        compare = partial(self._read_back_large_objects, stored)
+        return (Task(_OTHERS, Urgency.COMPARE, 0, compare),)
 
     def _read_back_large_objects(self, stored: RowSum) -> Iterable[Task]:
         run = self._run

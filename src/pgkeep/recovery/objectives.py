@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from pgkeep.config import ObjectivesConfig
 from pgkeep.model import Manifest
+from pgkeep.recovery.fill import CRITICAL
 from pgkeep.repository.evidence import Evidence, Outcome
 
 
@@ -74,6 +75,14 @@ def _judge(objectives: ObjectivesConfig, facts: Facts) -> Iterator[Objective]:
         promised = timedelta(hours=objectives.manual_rpo_hours)
         yield Objective("data lost at most", promised, age, "the newest backup")
     passed = next((one for one in facts.drills if one.outcome is not Outcome.FAILED), None)
+    critical = [step.seconds for step in passed.steps if step.name == CRITICAL] if passed else []
+    if critical:
+        yield Objective(
+            "critical tables back",
+            objectives.critical_rto_minutes * minutes,
+            timedelta(seconds=critical[0]),
+            "the last drill",
+        )
     yield Objective(
         "whole database back",
         objectives.full_rto_minutes * minutes,

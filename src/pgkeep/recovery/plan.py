@@ -45,6 +45,8 @@ class Scope:
     into_schema: str | None = None
     without_extensions: tuple[str, ...] = ()
     """Extensions that the target cannot have: what needs one is left out."""
+    critical: tuple[TableName, ...] = ()
+    """Tables to have back before all others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ class TableRestore:
     source: TableContents
     name: TableName
     indexes: tuple[Entry, ...] = ()
+    is_critical: bool = False
+    """Whether it goes before all that are not."""
 
     @property
     def weight(self) -> int:
@@ -166,7 +170,9 @@ def plan_restore(contents: Contents, archive: Archive | None, scope: Scope) -> R
     if scope.into_schema is not None:
         return _plan_beside(wanted, scope.into_schema)
     before, after = _entries(archive if scope.schema else None, selection)
-    tables = _table_restores(archive if scope.schema else None, wanted if scope.data else ())
+    tables = _table_restores(
+        archive if scope.schema else None, wanted if scope.data else (), frozenset(scope.critical)
+    )
     built = {entry.dump_id for table in tables for entry in table.indexes}
     late = [entry for entry in after if entry.dump_id not in built]
     whole = not scope.tables
@@ -240,16 +246,17 @@ def _entries(
 
 
 def _table_restores(
-    archive: Archive | None, tables: Sequence[TableContents]
+    archive: Archive | None, tables: Sequence[TableContents], critical: frozenset[TableName]
 ) -> tuple[TableRestore, ...]:
     """Those with most work first: a slow index that begins last keeps everybody waiting."""
     found = []
     for table in tables:
         key = (table.name.schema, table.name.name)
-        is_large = archive is not None and table.text_bytes >= _LARGE_TABLE_BYTES
-        indexes = attached_to(archive, key) if archive is not None and is_large else ()
-        found.append(TableRestore(table, table.name, indexes))
-    return tuple(sorted(found, key=lambda table: -table.weight))
+        is_critical = not critical.isdisjoint({table.name, table.load_name})
+        apart = is_critical or table.text_bytes >= _LARGE_TABLE_BYTES
+        indexes = attached_to(archive, key) if archive is not None and apart else ()
+        found.append(TableRestore(table, table.name, indexes, is_critical))
+    return tuple(sorted(found, key=lambda table: (not table.is_critical, -table.weight)))
 
 
 def _left_empty(

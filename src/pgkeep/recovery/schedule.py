@@ -23,8 +23,12 @@ class Urgency(IntEnum):
 
 @dataclass(slots=True, order=True)
 class Task:
-    """One thing to do; heavier ones of the same urgency go first. It may return more tasks."""
+    """One thing to do; heavier ones of the same urgency go first. It may return more tasks.
 
+    What has a lower rank goes before everything that has a higher one.
+    """
+
+    rank: int
     urgency: Urgency
     minus_weight: int
     run: Callable[[], Iterable[Task]] = field(compare=False)

@@ -15,12 +15,12 @@ from pgkeep.cli import words
 from pgkeep.cli.context import Context, Found, command_options, refuse_together
 from pgkeep.config import CheckConfig
 from pgkeep.errors import ExitCode, ProofFailed
-from pgkeep.model import FORMAT, Kind, Manifest
+from pgkeep.model import FORMAT, Kind, Manifest, TableName
 from pgkeep.postgres.address import Address
 from pgkeep.recovery.checks import Check
 from pgkeep.recovery.drill import DrillRequest, DrillResult, drill
 from pgkeep.recovery.load import Sealed
-from pgkeep.recovery.plan import Scope
+from pgkeep.recovery.plan import Scope, parse_table_name
 from pgkeep.recovery.request import RestoreRequest
 from pgkeep.repository.evidence import Evidence, Outcome, seal_evidence
 from pgkeep.repository.repository import Listing, choose_backup, open_contents
@@ -89,7 +89,7 @@ def _request(
             contents=open_contents(found.source, found.manifest, [identity]),
             sealed=Sealed(found.source, [identity]),
             target=address or Address({}),
-            scope=Scope(),
+            scope=Scope(critical=critical_tables(context, database)),
             choose_client=context.choose_client,
             jobs=context.jobs(jobs),
             now=context.now,
@@ -98,6 +98,12 @@ def _request(
         server=address,
         bin_dirs=context.config.postgres_bin_dirs,
     )
+
+
+def critical_tables(context: Context, database: str) -> tuple[TableName, ...]:
+    """Those that the configuration wants back first."""
+    configured = context.config.databases.get(database)
+    return tuple(map(parse_table_name, configured.critical_tables)) if configured else ()
 
 
 def _check(one: CheckConfig) -> Check:
