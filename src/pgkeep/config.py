@@ -169,6 +169,19 @@ class ObjectivesConfig(_Frozen):
     """How old the last drill that passed may be."""
 
 
+class RecoveryConfig(_Frozen):
+    """What `pgkeep recover` does around the restore. Commands are lists of arguments."""
+
+    target: Secret | None = None
+    """The connection string of the database to recover into. Not set: name it with `--target`."""
+    stop: tuple[tuple[str, ...], ...] = ()
+    """Commands that stop the application and put up a maintenance page, in order."""
+    start: tuple[tuple[str, ...], ...] = ()
+    """Commands that start the application again, in order."""
+    hook_seconds: float = Field(default=300, gt=0, le=86400)
+    """How long one command may take."""
+
+
 class DatabaseConfig(_Frozen):
     """A database to protect."""
 
@@ -181,6 +194,7 @@ class DatabaseConfig(_Frozen):
     critical_tables: tuple[str, ...] = ()
     """Tables to restore first, as `schema.table`."""
     objectives: ObjectivesConfig = ObjectivesConfig()
+    recovery: RecoveryConfig = RecoveryConfig()
 
 
 class RepositoryConfig(_Frozen):
