@@ -55,6 +55,28 @@ def test_one_that_is_down_is_as_grave_as_what_it_does_to_a_backup() -> None:
 
 
 @pytest.mark.parametrize(
+    ("store", "words"),
+    [
+        (replace(GOOD, object_lock=ObjectLock("COMPLIANCE", 30)), "the lock lasts 30 days and"),
+        (StoreFacts(), "protected for 30 days, and nothing is locked there"),
+        (GOOD, ""),
+    ],
+)
+def test_a_lock_is_to_last_longer_than_the_protection(store: StoreFacts, words: str) -> None:
+    found = findings(facts(store=store, protect_days=30))
+    assert [what for _, _, what in found if words not in what] == []
+    assert bool(found) == bool(words)
+
+
+def test_a_lock_that_is_not_known_is_told_if_it_matters() -> None:
+    store = replace(GOOD, object_lock=Unknown("access denied"))
+    assert [severity for severity, _, _ in findings(facts(store=store))] == [NOTE]
+    found = findings(facts(store=store, protect_days=30))
+    assert [severity for severity, _, _ in found] == [WARNING, NOTE]
+    assert "every backup stores everything anew" in found[0][2]
+
+
+@pytest.mark.parametrize(
     ("store", "severity", "words"),
     [
         (StoreFacts(versioning=False, object_lock=None), WARNING, "keeps no older versions"),

@@ -253,7 +253,13 @@ class Context:
         return Copies(
             {name: partial(self._open_to_write, name, store) for name, store in stores.items()},
             required=[name for name, place in places.items() if place.required],
+            protect=self.protection(),
         )
+
+    def protection(self) -> dict[str, timedelta]:
+        """For how long a backup is to be protected, where that is configured."""
+        days = {name: place.protect_days for name, place in self.places().items()}
+        return {name: timedelta(days=value) for name, value in days.items() if value is not None}
 
     def _open_to_write(self, name: str, store: Store) -> Repository:
         where = self.where(name, self.places()[name])

@@ -23,6 +23,7 @@ class RepositoryFacts:
     endpoint: str | None = None
     required: bool = False
     kinds: tuple[Kind, ...] = tuple(Kind)
+    protect_days: float | None = None
     is_local: bool = False
     device: int | None = None
     """The disk that a local one is on, or would be on."""

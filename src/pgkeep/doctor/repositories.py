@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from itertools import combinations
 
 from pgkeep.doctor.look import RepositoryFacts
 from pgkeep.findings import Finding, Severity
 from pgkeep.platforms.projects import project_of_storage
+from pgkeep.repository.locks import lock_term
 from pgkeep.stores.facts import ELSEWHERE, ExpiryRule, StoreFacts, Unknown
 
 _ROOM_BYTES = 1_000_000_000
@@ -56,6 +58,7 @@ def _unusable(facts: RepositoryFacts, others: Sequence[RepositoryFacts]) -> Find
 def _of_store(facts: RepositoryFacts, store: StoreFacts) -> Iterator[Finding]:
     yield from _of_versions(facts, store)
     yield from _of_lock(facts, store)
+    yield from _of_protection(facts, store)
     if not isinstance(store.expiry, Unknown):
         for rule in store.expiry:
             yield _of_rule(facts, rule)
@@ -117,6 +120,35 @@ def _of_lock(facts: RepositoryFacts, store: StoreFacts) -> Iterator[Finding]:
             "the lock is of the mode GOVERNANCE: whoever has s3:BypassGovernanceRetention can"
             " remove it",
             "COMPLIANCE is a lock that nobody can remove.",
+        )
+
+
+def _of_protection(facts: RepositoryFacts, store: StoreFacts) -> Iterator[Finding]:
+    """Whether the lock is longer than backups are to be protected."""
+    if facts.protect_days is None:
+        return
+    wanted = timedelta(days=facts.protect_days)
+    term = lock_term(store, wanted)
+    if term is None:
+        yield _warning(
+            facts,
+            f"backups are to be protected for {facts.protect_days:g} days, and nothing is locked"
+            " there",
+            "Lock what is written to the bucket for longer than that (docs/storage.md).",
+        )
+    elif not term.lasts:
+        yield _warning(
+            facts,
+            "the lock of what is written is not known, so every backup stores everything anew",
+            "Give the key the right s3:GetBucketObjectLockConfiguration (or storage.buckets.get),"
+            " or take protect_days away.",
+        )
+    elif term.lasts <= wanted:
+        yield _warning(
+            facts,
+            f"the lock lasts {term.lasts.days} days and backups are to be protected for"
+            f" {facts.protect_days:g}, so every backup stores everything anew",
+            "Let the lock last longer: backups use objects again for the difference of the two.",
         )
 
 

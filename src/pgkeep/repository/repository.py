@@ -42,7 +42,7 @@ from pgkeep.sealing import (
     read_allowed_signers,
     verify,
 )
-from pgkeep.stores import Store
+from pgkeep.stores import Store, StoredFile
 
 _DESCRIPTION = "repo.json"
 _RESTORE_TEXT = "RESTORE.txt"
@@ -145,6 +145,11 @@ class Repository:
         self.store.delete(manifest.path)
         self.store.delete(f"{manifest.path}.sig")
 
+    def lasting_files(self, epoch: str) -> tuple[str, ...]:
+        """What a backup of this epoch needs beside its own objects, and older ones needed too."""
+        forms = self.sealed_epoch_key(epoch).files
+        return (_DESCRIPTION, _RESTORE_TEXT, _SIGNERS, *(_key_path(epoch, form) for form in forms))
+
     def _prepare(self, epoch: str, sealed: SealedKey, signers: Sequence[PublicSigner]) -> None:
         if self._found(_RESTORE_TEXT) != RESTORE_TEXT.encode():
             self.store.put(_RESTORE_TEXT, RESTORE_TEXT.encode())
@@ -172,9 +177,13 @@ class Repository:
         sizes = self.object_sizes()
         return [item for item in objects if sizes.get(item.name.path) != item.size_bytes]
 
+    def objects(self) -> tuple[StoredFile, ...]:
+        """All objects here, from one listing."""
+        return tuple(self.store.list("objects/"))
+
     def object_sizes(self) -> dict[str, int]:
-        """The size of each object here by its path, from one listing."""
-        return {file.name: file.size_bytes for file in self.store.list("objects/")}
+        """The size of each object here by its path."""
+        return {file.name: file.size_bytes for file in self.objects()}
 
     # --- reading ------------------------------------------------------------------------------
 

@@ -16,6 +16,11 @@ class Unknown:
 
     reason: str
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether there is nothing to know: this kind of store has no such thing."""
+        return self == ELSEWHERE
+
 
 ELSEWHERE = Unknown("there is no such thing in this kind of store")
 

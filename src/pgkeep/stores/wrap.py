@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TypeVar
 
 from pgkeep.errors import StoreUnavailable
@@ -69,6 +70,9 @@ class StoreAround:
     def delete(self, name: str) -> None:
         self._inner.delete(name)
 
+    def locked_until(self, name: str) -> datetime | None:
+        return self._inner.locked_until(name)
+
     def exclusive(self, purpose: str) -> AbstractContextManager[None]:
         return self._inner.exclusive(purpose)
 
@@ -115,6 +119,9 @@ class RetryingStore(StoreAround):
 
     def delete(self, name: str) -> None:
         self._patiently(lambda: self._inner.delete(name))
+
+    def locked_until(self, name: str) -> datetime | None:
+        return self._patiently(lambda: self._inner.locked_until(name))
 
     def facts(self) -> StoreFacts:
         return self._patiently(self._inner.facts)

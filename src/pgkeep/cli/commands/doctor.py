@@ -126,6 +126,7 @@ def _facts(
         endpoint=place.endpoint,
         required=place.required,
         kinds=place.kinds,
+        protect_days=place.protect_days,
         is_local=place.url.startswith("file:"),
         device=device_of(place.url),
         problem=look.problem,
