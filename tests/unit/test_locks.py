@@ -236,7 +236,9 @@ def test_keys_that_cannot_be_locked_anew_are_remarked_and_no_more(
     clock.advance(31 * DAY)
     store.writes_over = False
     (remark,) = prepare(clock, store, epoch).remarks
-    assert remark.message.startswith("repo.json, RESTORE.txt, keys/allowed_signers, keys/")
+    assert remark.message.startswith(
+        "not locked for long enough, since nothing may be written over there: repo.json, RESTORE"
+    )
     assert remark.hint
 
 

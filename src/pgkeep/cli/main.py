@@ -36,6 +36,7 @@ COMMANDS = {
     "prune": "prune.prune_command",
     "reseal": "reseal.reseal_command",
     "forget": "forget.forget",
+    "policy": "policy.policy",
 }
 
 

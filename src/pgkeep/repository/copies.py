@@ -106,23 +106,27 @@ class Copies:
 
     def prepare(self, epoch: Epoch, signer: PublicSigner, now: datetime) -> None:
         """See `Repository.prepare`. What all backups need stays locked for as long as they do."""
-        for repository, refused in self.ask(lambda one: self._prepare(one, epoch, signer, now)):
-            if refused:
-                self._remarks.append(
-                    Remark(
-                        repository.name,
-                        f"{', '.join(refused)} cannot be locked anew there, since nothing may be"
-                        " written over",
-                        "Lock what is below keys/ for longer, with the rights of an administrator.",
-                    )
-                )
+        self.ask(lambda one: self._prepare(one, epoch, signer, now))
 
     def _prepare(
         self, repository: Repository, epoch: Epoch, signer: PublicSigner, now: datetime
-    ) -> tuple[str, ...]:
-        repository.prepare(epoch, signer)
+    ) -> None:
+        if stale := repository.prepare(epoch, signer):
+            self._remark(repository, stale, "not up to date")
         term = self._term(repository)
-        return renew_locks(repository, epoch.id, term, now + term.protects) if term else ()
+        if term is not None:
+            fading_ones = renew_locks(repository, epoch.id, term, now + term.protects)
+            if fading_ones:
+                self._remark(repository, fading_ones, "not locked for long enough")
+
+    def _remark(self, repository: Repository, names: Sequence[str], what: str) -> None:
+        remark = Remark(
+            repository.name,
+            f"{what}, since nothing may be written over there: {', '.join(names)}",
+            "The backup is whole. Whoever may write over files can renew them: run any backup with"
+            " such a key once.",
+        )
+        self._remarks.append(remark)
 
     def _term(self, repository: Repository) -> LockTerm | None:
         lane = self._lanes[repository.name]

@@ -105,16 +105,21 @@ def renew_locks(
         return ()
     refused = []
     for name in repository.lasting_files(epoch):
-        try:
-            if not _is_surely_locked(repository.store, name, until - _SLACK):
-                repository.store.put(name, repository.store.get(name))
-        except StoreAccessDenied:
+        if not _renewed(repository.store, name, until - _SLACK):
             refused.append(name)
     return tuple(refused)
 
 
-def _is_surely_locked(store: Store, name: str, until: datetime) -> bool:
+def _renewed(store: Store, name: str, until: datetime) -> bool:
+    """Store a file again unless it is locked until then; whether it is locked now."""
+    may_ask = True
     try:
-        return is_locked(store, name, until)
+        if is_locked(store, name, until):
+            return True
     except StoreAccessDenied:  # who may not ask writes again: these are few and small
+        may_ask = False
+    try:
+        store.put(name, store.get(name))
+    except StoreAccessDenied:
         return False
+    return not may_ask or is_locked(store, name, until)

@@ -26,6 +26,7 @@ from pgkeep.errors import (
     PgkeepError,
     RepositoryMissing,
     RepositoryUnsupported,
+    StoreAccessDenied,
     StoreError,
 )
 from pgkeep.model import FORMAT, RESERVED_FOLDERS, Contents, Kind, Manifest, StoredObject, Tier
@@ -121,9 +122,13 @@ class Repository:
 
     # --- writing ------------------------------------------------------------------------------
 
-    def prepare(self, epoch: Epoch, signer: PublicSigner) -> None:
-        """See to it that what opens and checks the coming backup is here before the backup is."""
-        self._prepare(epoch.id, epoch.sealed, [signer])
+    def prepare(self, epoch: Epoch, signer: PublicSigner) -> tuple[str, ...]:
+        """See to it that what opens and checks the coming backup is here before the backup is.
+
+        The names of those files are returned that are not up to date, as nothing may be written
+        over here.
+        """
+        return self._prepare(epoch.id, epoch.sealed, [signer])
 
     def publish(self, manifest: Manifest, key: SigningKey) -> None:
         """Make a backup of objects that are all here; checked before and after.
@@ -150,16 +155,31 @@ class Repository:
         forms = self.sealed_epoch_key(epoch).files
         return (_DESCRIPTION, _RESTORE_TEXT, _SIGNERS, *(_key_path(epoch, form) for form in forms))
 
-    def _prepare(self, epoch: str, sealed: SealedKey, signers: Sequence[PublicSigner]) -> None:
-        if self._found(_RESTORE_TEXT) != RESTORE_TEXT.encode():
-            self.store.put(_RESTORE_TEXT, RESTORE_TEXT.encode())
+    def _prepare(
+        self, epoch: str, sealed: SealedKey, signers: Sequence[PublicSigner]
+    ) -> tuple[str, ...]:
+        wanted = {_RESTORE_TEXT: RESTORE_TEXT.encode()}
         for ending, data in sealed.files.items():
             if self._missing(_key_path(epoch, ending)):
                 self.store.put(_key_path(epoch, ending), data)
         known = self._signers_text()
         here = read_allowed_signers(known)
         if new := [signer for signer in signers if signer not in here]:
-            self.store.put(_SIGNERS, (known + allowed_signers(new)).encode())
+            wanted[_SIGNERS] = (known + allowed_signers(new)).encode()
+        return tuple(name for name, data in wanted.items() if not self._renew(name, data))
+
+    def _renew(self, name: str, data: bytes) -> bool:
+        """Put a file unless it is the same; `False` if another may not be written over."""
+        before = self._found(name)
+        if before == data:
+            return True
+        try:
+            self.store.put(name, data)
+        except StoreAccessDenied:
+            if before is None:
+                raise
+            return False
+        return True
 
     def _publish(self, manifest: Manifest, data: bytes, signature: bytes) -> None:
         if lacking := self.lacks(manifest.all_objects):

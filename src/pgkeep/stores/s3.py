@@ -136,8 +136,14 @@ class S3Store(RemoteStore):
     def facts(self) -> StoreFacts:
         with self._translating(f"cannot look at {self.url}"):
             client = self._client()
-            client.list_objects_v2(Bucket=self._place.bucket, MaxKeys=1)
+            self._probe()
         return bucket_facts(client, self._place.bucket, self._place.prefix)
+
+    def _probe(self) -> None:
+        """Ask for a listing: within the folder, as a key may have no right to more."""
+        self._client().list_objects_v2(
+            Bucket=self._place.bucket, Prefix=self._place.prefix, MaxKeys=1
+        )
 
     def _exists(self, name: str) -> bool:
         try:
@@ -189,7 +195,7 @@ class S3Store(RemoteStore):
         if isinstance(found, ObjectMissing) and self._bucket_seen.is_set():
             return found
         try:
-            self._client().list_objects_v2(Bucket=self._place.bucket, MaxKeys=1)
+            self._probe()
         except ClientError as exc:
             if code_of(exc) == "NoSuchBucket":
                 return bucket_missing(self._place.bucket, what)
