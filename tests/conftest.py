@@ -13,7 +13,15 @@ from pathlib import Path
 import pytest
 
 from keyrings import ThrowAwayKeyring
-from object_servers import GcsServer, S3Server, gcs_server, moto_server, rclone_server
+from object_servers import (
+    EnforcingS3Server,
+    GcsServer,
+    S3Server,
+    enforcing_moto_server,
+    gcs_server,
+    moto_server,
+    rclone_server,
+)
 from pgkeep.cli.main import run
 from pgkeep.postgres.programs import choose_server, find_programs
 from pgkeep.postgres.server import ScratchServer
@@ -90,6 +98,13 @@ def rclone() -> Iterator[S3Server]:
 def moto() -> Iterator[S3Server]:
     """A server of S3 with versions, object lock, rules and policies."""
     with moto_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def enforcing_s3() -> Iterator[EnforcingS3Server]:
+    """A server of S3 that lets each user do only what their policy allows."""
+    with enforcing_moto_server() as server:
         yield server
 
 

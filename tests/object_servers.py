@@ -13,6 +13,7 @@ import sysconfig
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -147,6 +148,55 @@ def moto_server() -> Iterator[S3Server]:
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with _running(command, port):
         yield S3Server(f"http://127.0.0.1:{port}")
+
+
+@dataclass(frozen=True)
+class EnforcingS3Server(S3Server):
+    """One that lets each user do only what their policy allows."""
+
+    admin: tuple[str, str] = ("", "")
+
+    @cached_property
+    def client(self) -> S3Client:
+        return boto3.session.Session(*self.admin).client(
+            "s3", endpoint_url=self.endpoint, region_name="us-east-1",
+            config=Config(s3={"addressing_style": "path"}),
+        )  # fmt: skip
+
+    def new_user(self, policy: dict[str, Any]) -> tuple[str, str]:
+        """A user with this policy alone; their key and its secret."""
+        iam = boto3.session.Session(*self.admin).client(
+            "iam", endpoint_url=self.endpoint, region_name="us-east-1"
+        )
+        return _new_user(iam, policy)
+
+
+def _new_user(iam: Any, policy: dict[str, Any]) -> tuple[str, str]:
+    name = f"user-{next(_NUMBERS)}"
+    iam.create_user(UserName=name)
+    iam.put_user_policy(UserName=name, PolicyName="only", PolicyDocument=json.dumps(policy))
+    key = iam.create_access_key(UserName=name)["AccessKey"]
+    return key["AccessKeyId"], key["SecretAccessKey"]
+
+
+@contextmanager
+def enforcing_moto_server() -> Iterator[EnforcingS3Server]:
+    """moto that enforces policies. It evaluates no conditions but refuses what has one."""
+    with moto_server() as server:
+        iam = boto3.session.Session(ACCESS_KEY, SECRET_KEY).client(
+            "iam", endpoint_url=server.endpoint, region_name="us-east-1"
+        )
+        statement = {"Effect": "Allow", "Action": "*", "Resource": "*"}
+        admin = _new_user(iam, {"Version": "2012-10-17", "Statement": statement})
+        reset = urllib.request.Request(
+            f"{server.endpoint}/moto-api/reset-auth",
+            data=b"0",
+            method="POST",
+            headers={"Content-Type": "text/plain"},
+        )
+        with urllib.request.urlopen(reset) as answer:
+            assert answer.status == 200
+        yield EnforcingS3Server(server.endpoint, admin=admin)
 
 
 @contextmanager

@@ -206,6 +206,9 @@ class RepositoryConfig(_Frozen):
     """Which kinds of backups go there: `full`, `schema`, `data`."""
     required: bool = False
     """Whether a backup fails without it. If not, the others go on, and `pgkeep sync` catches up."""
+    protect_days: float | None = Field(default=None, gt=0)
+    """s3, gs: where the bucket locks objects, for so many days nobody can remove any object of a
+    backup, older ones that it uses included. Not set: half of the bucket's default retention."""
     endpoint: str | None = None
     """The server's URL, where it is not Amazon's or Google's: `https://host`."""
     region: str | None = None

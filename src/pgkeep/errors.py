@@ -257,6 +257,13 @@ class RepositoryMissing(StoreError):
     code = "E064"
 
 
+class RepositoryVanished(RepositoryMissing):
+    """There is no repository at a place where this host has written to one: a disk that is not
+    mounted, perhaps. None is made there until it is forgotten (`pgkeep forget`)."""
+
+    code = "E055"
+
+
 class RepositoryLocked(StoreError):
     """Another process is writing to the repository."""
 

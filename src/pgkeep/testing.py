@@ -103,6 +103,10 @@ class MemoryStore:
         with self._mutex:
             self._files.pop(checked_name(name), None)
 
+    def locked_until(self, name: str) -> datetime | None:
+        self.get(name)
+        return None
+
     @contextmanager
     def exclusive(self, purpose: str) -> Iterator[None]:
         with self._mutex:
@@ -353,6 +357,12 @@ class StoreContract:
         store.put("a", b"x")
         assert isinstance(store.facts(), StoreFacts)
         assert list(store.list("")) == [StoredFile("a", 1)]
+
+    def test_a_file_is_not_locked_unless_the_store_locks_it(self, store: Store) -> None:
+        store.put("a", b"x")
+        assert store.locked_until("a") is None
+        with pytest.raises(ObjectMissing):
+            store.locked_until("b")
 
     # --- several at once --------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import stat
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from hashlib import md5
 from pathlib import Path
 
@@ -299,3 +300,39 @@ def test_the_lock_is_a_private_file_of_this_host_named_after_the_place(
 def test_without_a_folder_for_locks_there_is_no_writing(rclone: S3Server) -> None:
     with pytest.raises(StoreError, match="no folder"), store_at(rclone, "bucket").exclusive("x"):
         pass
+
+
+# --- locks ------------------------------------------------------------------------------------
+
+
+def test_the_end_of_a_lock_is_told(moto: S3Server) -> None:
+    bucket = moto.new_bucket(object_lock=True)
+    moto.client.put_object_lock_configuration(
+        Bucket=bucket,
+        ObjectLockConfiguration={
+            "ObjectLockEnabled": "Enabled",
+            "Rule": {"DefaultRetention": {"Mode": "COMPLIANCE", "Days": 60}},
+        },
+    )
+    store = open_store(f"s3://{bucket}/shop", moto.settings())
+    store.put("a", b"x")
+    until = store.locked_until("a")
+    assert until is not None
+    left = until - datetime.now(UTC)
+    assert timedelta(days=59, hours=23) < left <= timedelta(days=60)
+    (file,) = store.list("")
+    assert file.stored is not None
+    assert abs(until - timedelta(days=60) - file.stored) < timedelta(minutes=1)
+
+
+def test_an_object_without_a_lock_is_told_from_one_that_may_not_be_asked_for(
+    moto: S3Server,
+) -> None:
+    bucket = moto.new_bucket(object_lock=True)
+    open_store(f"s3://{bucket}", moto.settings()).put("a", b"x")
+    with FaultProxy(moto.endpoint) as proxy:
+        store = open_store(f"s3://{bucket}", moto.settings(endpoint=proxy.endpoint))
+        assert store.locked_until("a") is None
+        proxy.on(Answer(403), match="*[?]retention*")
+        with pytest.raises(StoreAccessDenied):
+            store.locked_until("a")

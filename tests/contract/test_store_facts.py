@@ -12,6 +12,7 @@ import pytest
 from fault_proxy import Answer, FaultProxy
 from object_servers import GcsServer, S3Server
 from pgkeep.stores import LocalStore, StoreSettings, open_store
+from pgkeep.stores import facts as facts_module
 from pgkeep.stores.facts import (
     ELSEWHERE,
     ExpiryRule,
@@ -116,6 +117,19 @@ def test_what_may_not_be_asked_is_unknown(moto: S3Server) -> None:
         facts = facts_of(moto, moto.new_bucket(), endpoint=proxy.endpoint)
     denied = Unknown("access denied")
     assert facts == StoreFacts(versioning=denied, object_lock=denied, expiry=denied, public=denied)
+
+
+def test_a_lock_that_is_not_told_for_a_moment_is_no_missing_lock(
+    moto: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(facts_module, "_PAUSES_SECONDS", (0, 0))
+    bucket = moto.new_bucket(object_lock=True)
+    with FaultProxy(moto.endpoint) as proxy:
+        proxy.on(Answer(503), match="*[?]object-lock*", times=2)
+        assert facts_of(moto, bucket, endpoint=proxy.endpoint).object_lock == ObjectLock()
+        proxy.on(Answer(503), match="*[?]object-lock*")
+        facts = facts_of(moto, bucket, endpoint=proxy.endpoint)
+    assert facts.object_lock == Unknown("the server answered 503 503")
 
 
 # --- Google Cloud Storage -----------------------------------------------------------------------

@@ -180,7 +180,7 @@ def test_what_is_condemned_anywhere_is_not_used_again() -> None:
     shelf.memory["b"].put("condemned/x.json", plan)
     nearly = NOW + condemned.GRACE / 2 - timedelta(seconds=1)
     with shelf.copies.writing("test"):
-        usable = shelf.copies.reusable()
+        usable = shelf.copies.reusable(NOW)
         assert doomed.path not in usable
         assert made.objects[1].name.path in usable
         shelf.copies.publish(made, KEY, lambda: nearly)

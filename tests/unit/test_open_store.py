@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pgkeep.errors import ConfigurationError, ExitCode
-from pgkeep.stores import LocalStore, RetryingStore, StoreSettings, ThrottledStore, open_store
+from pgkeep.stores import AddingStore, LocalStore, StoreSettings, ThrottledStore, open_store
 from pgkeep.stores.remote import PerProcess, parse_place
 
 
@@ -27,7 +27,7 @@ def test_a_url_names_its_store(tmp_path: Path) -> None:
     assert isinstance(open_store(tmp_path.as_uri()), LocalStore)
     for url in ("s3://bucket", "s3://bucket/a/b-1_2.c", "gs://my_bucket.example/a"):
         store = open_store(url)
-        assert isinstance(store, RetryingStore)
+        assert isinstance(store, AddingStore)
         assert store.url == url
     assert open_store("s3://bucket/a/").url == "s3://bucket/a"
     assert open_store("s3://bucket/").url == "s3://bucket"
@@ -36,7 +36,7 @@ def test_a_url_names_its_store(tmp_path: Path) -> None:
 def test_a_limit_is_kept_by_every_kind_of_store(tmp_path: Path) -> None:
     settings = StoreSettings(upload_limit=1)
     assert isinstance(open_store(tmp_path.as_uri(), settings), ThrottledStore)
-    assert isinstance(open_store("s3://bucket", settings), RetryingStore)
+    assert isinstance(open_store("s3://bucket", settings), AddingStore)
 
 
 @pytest.mark.parametrize("scheme", ["s3", "gs"])

@@ -45,7 +45,7 @@ def back_up(
         started = now()
         (repository,) = target.healthy
         found = repository.newest_backups(lambda: [KEY.public], "shop").backups
-        usable = target.reusable()
+        usable = target.reusable(now())
         newest = max(found, key=lambda one: one.sequence, default=None)
         objects = []
         for item in newest.objects if newest else ():
@@ -253,6 +253,9 @@ class SteppedStore:
 
     def exclusive(self, purpose: str) -> AbstractContextManager[None]:
         return nullcontext()  # another host knows nothing of a lock
+
+    def locked_until(self, name: str) -> datetime | None:
+        return self._inner.locked_until(name)
 
     def facts(self) -> StoreFacts:
         return self._inner.facts()

@@ -79,7 +79,9 @@ def back_up(request: BackupRequest, reporter: Reporter) -> BackupResult:
     signer = request.keys.signing_key().public
     epoch = request.keys.epoch(request.recipients, now=started, gpg_home=request.gpg_home)
     with request.copies.writing(f"backup of {request.database!r}"):
-        request.copies.prepare(epoch, signer)
+        request.copies.prepare(epoch, signer, started)
+        for remark in request.copies.remarks:
+            reporter.report(Noticed(f"repository {remark.name!r}: {remark.message}", remark.hint))
         backup = BackupId.begin(started)
         earlier = _look_back(request, epoch, started)
         store = _Storing(request, epoch)
@@ -110,7 +112,7 @@ def plan_only(request: BackupRequest) -> BackupPlan:
 
 
 def _plan(request: BackupRequest, source: Source, before: Contents | None) -> BackupPlan:
-    tables = whole_tables(before, request.copies.reusable()) if before else ()
+    tables = whole_tables(before, request.copies.reusable(request.now())) if before else ()
     return plan_backup(
         request.kind,
         source.relations,

@@ -32,12 +32,14 @@ from pgkeep.errors import (
     UsageError,
 )
 from pgkeep.model import BackupId, Contents, Kind, Manifest, Tier
+from pgkeep.platforms.projects import same_projects
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.programs import Programs, choose_client
 from pgkeep.repository.copies import Copies
 from pgkeep.repository.evidence import Outcome, list_evidence
 from pgkeep.repository.hostkeys import HostKeys
 from pgkeep.repository.journal_copies import JournalCopies
+from pgkeep.repository.known import KnownRepositories, Where, open_to_write
 from pgkeep.repository.objects import ObjectSource
 from pgkeep.repository.repository import Listing, Repository, merge_listings, open_contents
 from pgkeep.repository.retention import Policy
@@ -201,11 +203,19 @@ class Context:
             )
         return self.config.repositories
 
-    def open_store(self, name: str, place: RepositoryConfig) -> Store:
+    def open_store(
+        self, name: str, place: RepositoryConfig, *, attempts: int | None = None
+    ) -> Store:
         """Where a repository is; one that is configured keeps its settings if named by its URL."""
-        configured = self.config.repositories.values()
-        known = next((one for one in configured if one.url == place.url), place)
+        known = self.as_configured(place)
+        if attempts is not None:
+            known = known.model_copy(update={"attempts": min(attempts, known.attempts)})
         return open_store(place.url, store_settings(name, known, self.config.state_dir))
+
+    def as_configured(self, place: RepositoryConfig) -> RepositoryConfig:
+        """The configured repository that a place is, with all its settings, or the place itself."""
+        configured = self.config.repositories.values()
+        return next((one for one in configured if one.url == place.url), place)
 
     def repositories(self) -> tuple[Repository, ...]:
         """All repositories that can be opened. What is wrong with others is a notice."""
@@ -213,7 +223,7 @@ class Context:
 
     def repositories_to_write(self) -> tuple[Repository, ...]:
         """As `repositories`, but a place that is empty becomes a repository."""
-        return self._opened(self._open_or_create)
+        return self._opened(self._open_to_write)
 
     def _opened(self, opener: Callable[[str, Store], Repository]) -> tuple[Repository, ...]:
         stores = {name: self.open_store(name, place) for name, place in self.places().items()}
@@ -233,7 +243,7 @@ class Context:
     def copies(self, kind: Kind) -> Copies:
         """The configured repositories as what a backup of this kind is written to."""
         openers, required = self._openers(kind)
-        return Copies(openers, required=required)
+        return Copies(openers, required=required, protect=self.protection())
 
     def journal_copies(self, database: str) -> JournalCopies:
         """The configured repositories as what the journal of a database is written to."""
@@ -253,15 +263,40 @@ class Context:
             )
         stores = {name: self.open_store(name, place) for name, place in places.items()}
         return (
-            {name: partial(self._open_or_create, name, store) for name, store in stores.items()},
+            {name: partial(self._open_to_write, name, store) for name, store in stores.items()},
             [name for name, place in places.items() if place.required],
         )
 
-    def _open_or_create(self, name: str, store: Store) -> Repository:
-        repository, made = Repository.open_or_create(name, store, now=self.now())
-        if made:
-            self.err.print(f"[green]+[/] made a new repository at {store.url}")
-        return repository
+    def protection(self) -> dict[str, timedelta]:
+        """For how long a backup is to be protected, where that is configured."""
+        days = {name: place.protect_days for name, place in self.places().items()}
+        return {name: timedelta(days=value) for name, value in days.items() if value is not None}
+
+    def _open_to_write(self, name: str, store: Store) -> Repository:
+        where = self.where(name, self.places()[name])
+        return open_to_write(where, store, self.known_repositories, self.now(), self._tell_of_new)
+
+    def _tell_of_new(self, repository: Repository) -> None:
+        self.err.print(f"[green]+[/] made a new repository at {repository.store.url}")
+
+    @property
+    def known_repositories(self) -> KnownRepositories:
+        """Those that this host has written to."""
+        return KnownRepositories(self.config.state_dir)
+
+    def where(self, name: str, place: RepositoryConfig) -> Where:
+        """A place as this host remembers it."""
+        known = self.as_configured(place)
+        return Where(name, known.url, known.endpoint)
+
+    def warn_of_same_project(self, database: str, address: Address) -> None:
+        """Tell of each copy that lies in the very project of Supabase that is backed up."""
+        endpoints = {name: place.endpoint for name, place in self.places().items()}
+        for same in same_projects(endpoints, {database: (address.host, address.user)}):
+            self.err.print(
+                f"[yellow]![/] repository {escape(same.repository)}: {escape(same.what)}."
+                f" {same.remedy}"
+            )
 
     def keep_everywhere(self, path: str, data: bytes, signer: PublicSigner) -> None:
         """Put a small signed file into every repository. At least one has to take it."""

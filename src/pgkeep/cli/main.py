@@ -25,6 +25,7 @@ _SIGNALLED = 128
 COMMANDS = {
     "demo": "demo.demo",
     "init": "init.init",
+    "doctor": "doctor.doctor",
     "backup": "backup.backup",
     "list": "list.list_backups",
     "show": "show.show",
@@ -39,6 +40,8 @@ COMMANDS = {
     "verify": "verify.verify_command",
     "prune": "prune.prune_command",
     "reseal": "reseal.reseal_command",
+    "forget": "forget.forget",
+    "policy": "policy.policy",
 }
 
 

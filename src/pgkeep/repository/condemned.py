@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from pgkeep.errors import ManifestInvalid, StoreError
+from pgkeep.errors import ManifestInvalid, StoreAccessDenied, StoreError
 from pgkeep.model import BackupId, Manifest, ObjectName
 from pgkeep.repository.repository import Repository
 
@@ -69,12 +69,24 @@ def publish_safely(
     _refuse_doomed(repository, manifest, begun)
     publish()
     if now() - begun >= GRACE / 2:
-        repository.withdraw(manifest)
+        _withdraw(repository, manifest)
         raise StoreError(
             f"publishing {manifest.backup} in {repository.store.url} took so long that objects"
             " which it uses may be gone",
             hint="Run the backup again.",
         )
+
+
+def _withdraw(repository: Repository, manifest: Manifest) -> None:
+    try:
+        repository.withdraw(manifest)
+    except StoreAccessDenied as exc:
+        raise StoreAccessDenied(
+            f"publishing {manifest.backup} in {repository.store.url} took so long that objects"
+            " which it uses may be gone, and it cannot be taken back: the key at hand may not"
+            " delete",
+            hint=f"Delete {manifest.path} with a key that may, and run the backup again.",
+        ) from exc
 
 
 def _refuse_doomed(repository: Repository, manifest: Manifest, now: datetime) -> None:

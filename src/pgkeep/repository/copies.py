@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TypeVar
 
@@ -19,10 +19,11 @@ from pgkeep.errors import DamagedObject, ManifestInvalid, PgkeepError, StoreErro
 from pgkeep.model import Manifest, StoredObject
 from pgkeep.repository.condemned import condemned_paths, publish_safely
 from pgkeep.repository.hostkeys import Epoch
+from pgkeep.repository.locks import LockTerm, fading, lock_term, renew_locks
 from pgkeep.repository.objects import ObjectSource
 from pgkeep.repository.repository import Repository
 from pgkeep.sealing import PublicSigner, SigningKey
-from pgkeep.stores import Bytes
+from pgkeep.stores import Bytes, StoredFile
 
 # What may wait for one repository: a few objects of 32 MiB, and so many are on their way at once.
 _QUEUE_BYTES = 96 << 20
@@ -42,6 +43,15 @@ class Behind:
     problem: PgkeepError
 
 
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """Something about a repository that keeps nobody from the work."""
+
+    name: str
+    message: str
+    hint: str
+
+
 class Copies:
     """The repositories of one backup. Nothing here opens what is sealed.
 
@@ -54,11 +64,14 @@ class Copies:
         openers: dict[str, Callable[[], Repository]],
         *,
         required: Iterable[str] = (),
+        protect: Mapping[str, timedelta] | None = None,
         patience_seconds: float = _PATIENCE_SECONDS,
     ) -> None:
         self._openers = openers
         self._required = frozenset(required)
+        self._protect = protect or {}
         self._patience = patience_seconds
+        self._remarks: list[Remark] = []
         self._lanes: dict[str, _Lane] = {}
         self._behind: dict[str, PgkeepError] = {}
         self._lock = threading.Lock()
@@ -67,6 +80,11 @@ class Copies:
     def behind(self) -> tuple[Behind, ...]:
         """Those that fell behind, and why."""
         return tuple(Behind(name, problem) for name, problem in self._behind.items())
+
+    @property
+    def remarks(self) -> tuple[Remark, ...]:
+        """What was noticed so far."""
+        return tuple(self._remarks)
 
     @property
     def healthy(self) -> tuple[Repository, ...]:
@@ -86,9 +104,36 @@ class Copies:
                     self._lanes[name] = lane
             yield
 
-    def prepare(self, epoch: Epoch, signer: PublicSigner) -> None:
-        """See `Repository.prepare`."""
-        self.ask(lambda repository: repository.prepare(epoch, signer))
+    def prepare(self, epoch: Epoch, signer: PublicSigner, now: datetime) -> None:
+        """See `Repository.prepare`. What all backups need stays locked for as long as they do."""
+        self.ask(lambda one: self._prepare(one, epoch, signer, now))
+
+    def _prepare(
+        self, repository: Repository, epoch: Epoch, signer: PublicSigner, now: datetime
+    ) -> None:
+        if stale := repository.prepare(epoch, signer):
+            self._remark(repository, stale, "not up to date")
+        term = self._term(repository)
+        if term is not None:
+            fading_ones = renew_locks(repository, epoch.id, term, now + term.protects)
+            if fading_ones:
+                self._remark(repository, fading_ones, "not locked for long enough")
+
+    def _remark(self, repository: Repository, names: Sequence[str], what: str) -> None:
+        remark = Remark(
+            repository.name,
+            f"{what}, since nothing may be written over there: {', '.join(names)}",
+            "The backup is whole. Whoever may write over files can renew them: run any backup with"
+            " such a key once.",
+        )
+        self._remarks.append(remark)
+
+    def _term(self, repository: Repository) -> LockTerm | None:
+        lane = self._lanes[repository.name]
+        if not lane.term_known:
+            lane.term = lock_term(repository.store.facts(), self._protect.get(repository.name))
+            lane.term_known = True
+        return lane.term
 
     def ask(self, question: Callable[[Repository], Answer]) -> list[tuple[Repository, Answer]]:
         """What each of them answers that is still with us."""
@@ -130,14 +175,27 @@ class Copies:
                 copy_objects(lacking, ObjectSource(others), lane.repository)
                 lane.publish(manifest, key, now)
 
-    def reusable(self) -> Mapping[str, int]:
-        """Objects that some repository has and none will delete: their sizes by path."""
+    def reusable(self, now: datetime) -> Mapping[str, int]:
+        """Objects that some repository has, none will delete, and whose locks last long enough.
+
+        Their sizes by path.
+        """
         found: dict[str, int] = {}
-        condemned: set[str] = set()
-        for _, (sizes, doomed) in self.ask(lambda one: (one.object_sizes(), condemned_paths(one))):
-            found |= sizes
-            condemned |= doomed
-        return {path: size for path, size in found.items() if path not in condemned}
+        unfit: set[str] = set()
+        for _, (files, doomed) in self.ask(lambda one: self._objects(one, now)):
+            found |= {file.name: file.size_bytes for file in files}
+            unfit |= doomed
+        return {path: size for path, size in found.items() if path not in unfit}
+
+    def _objects(
+        self, repository: Repository, now: datetime
+    ) -> tuple[tuple[StoredFile, ...], set[str]]:
+        """All objects there, and which of them must not be used again."""
+        files, term = repository.objects(), self._term(repository)
+        doomed = condemned_paths(repository)
+        if term is not None:
+            doomed |= fading(repository.store, files, term, now + term.protects)
+        return files, doomed
 
     def _healthy(self) -> list[_Lane]:
         return [lane for name, lane in self._lanes.items() if name not in self._behind]
@@ -160,6 +218,8 @@ class _Lane:
 
     def __init__(self, repository: Repository, patience_seconds: float, *, alone: bool) -> None:
         self.repository = repository
+        self.term: LockTerm | None = None
+        self.term_known = False
         self._patience = patience_seconds
         self._executor = None if alone else ThreadPoolExecutor(_TRANSFERS, "pgkeep-store")
         self._changed = threading.Condition()

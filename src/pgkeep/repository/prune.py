@@ -34,7 +34,7 @@ class Pruned:
     deleted_objects: int = 0
     freed_bytes: int = 0
     refused: int = 0
-    """Files that the store keeps for some time yet (object lock); the next prune tries again."""
+    """Files that may not be deleted: a lock, or a key without that right. Tried again next time."""
 
 
 def look(list_backups: ListBackups, policy: Policy, now: datetime) -> tuple[Decision, ...]:

@@ -26,6 +26,7 @@ from pgkeep.errors import (
     PgkeepError,
     RepositoryMissing,
     RepositoryUnsupported,
+    StoreAccessDenied,
     StoreError,
 )
 from pgkeep.model import FORMAT, RESERVED_FOLDERS, Contents, Kind, Manifest, StoredObject, Tier
@@ -42,7 +43,7 @@ from pgkeep.sealing import (
     read_allowed_signers,
     verify,
 )
-from pgkeep.stores import Store
+from pgkeep.stores import Store, StoredFile
 
 _DESCRIPTION = "repo.json"
 _RESTORE_TEXT = "RESTORE.txt"
@@ -121,15 +122,20 @@ class Repository:
 
     # --- writing ------------------------------------------------------------------------------
 
-    def prepare(self, epoch: Epoch, signer: PublicSigner) -> None:
-        """See to it that what opens and checks the coming backup is here before the backup is."""
-        self._prepare(epoch.id, epoch.sealed, [signer])
+    def prepare(self, epoch: Epoch, signer: PublicSigner) -> tuple[str, ...]:
+        """See to it that what opens and checks the coming backup is here before the backup is.
+
+        The names of those files are returned that are not up to date, as nothing may be written
+        over here.
+        """
+        return self._prepare(epoch.id, epoch.sealed, [signer])
 
     def introduce(self, signer: PublicSigner) -> None:
-        """Name a signer among those of the repository: to show, never to be trusted unasked."""
-        known = self._signers_text()
-        if signer not in read_allowed_signers(known):
-            self.store.put(_SIGNERS, (known + allowed_signers([signer])).encode())
+        """Name a signer among those of the repository: to show, never to be trusted unasked.
+
+        Where nothing may be written over, the list stays as it is.
+        """
+        self._renew(_SIGNERS, self._signers_with([signer]))
 
     def publish(self, manifest: Manifest, key: SigningKey) -> None:
         """Make a backup of objects that are all here; checked before and after.
@@ -156,14 +162,39 @@ class Repository:
         self.store.delete(manifest.path)
         self.store.delete(f"{manifest.path}.sig")
 
-    def _prepare(self, epoch: str, sealed: SealedKey, signers: Sequence[PublicSigner]) -> None:
-        if self._found(_RESTORE_TEXT) != RESTORE_TEXT.encode():
-            self.store.put(_RESTORE_TEXT, RESTORE_TEXT.encode())
+    def lasting_files(self, epoch: str) -> tuple[str, ...]:
+        """What a backup of this epoch needs beside its own objects, and older ones needed too."""
+        forms = self.sealed_epoch_key(epoch).files
+        return (_DESCRIPTION, _RESTORE_TEXT, _SIGNERS, *(_key_path(epoch, form) for form in forms))
+
+    def _prepare(
+        self, epoch: str, sealed: SealedKey, signers: Sequence[PublicSigner]
+    ) -> tuple[str, ...]:
+        wanted = {_RESTORE_TEXT: RESTORE_TEXT.encode()}
         for ending, data in sealed.files.items():
             if self._missing(_key_path(epoch, ending)):
                 self.store.put(_key_path(epoch, ending), data)
-        for signer in signers:
-            self.introduce(signer)
+        wanted[_SIGNERS] = self._signers_with(signers)
+        return tuple(name for name, data in wanted.items() if not self._renew(name, data))
+
+    def _signers_with(self, signers: Sequence[PublicSigner]) -> bytes:
+        """The list of signers with these among them."""
+        known = self._signers_text()
+        here = read_allowed_signers(known)
+        return (known + allowed_signers([one for one in signers if one not in here])).encode()
+
+    def _renew(self, name: str, data: bytes) -> bool:
+        """Put a file unless it is the same; `False` if another may not be written over."""
+        before = self._found(name)
+        if before == data:
+            return True
+        try:
+            self.store.put(name, data)
+        except StoreAccessDenied:
+            if before is None:
+                raise
+            return False
+        return True
 
     def _publish(self, manifest: Manifest, data: bytes, signature: bytes) -> None:
         if lacking := self.lacks(manifest.all_objects):
@@ -181,9 +212,13 @@ class Repository:
         sizes = self.object_sizes()
         return [item for item in objects if sizes.get(item.name.path) != item.size_bytes]
 
+    def objects(self) -> tuple[StoredFile, ...]:
+        """All objects here, from one listing."""
+        return tuple(self.store.list("objects/"))
+
     def object_sizes(self) -> dict[str, int]:
-        """The size of each object here by its path, from one listing."""
-        return {file.name: file.size_bytes for file in self.store.list("objects/")}
+        """The size of each object here by its path."""
+        return {file.name: file.size_bytes for file in self.objects()}
 
     # --- reading ------------------------------------------------------------------------------
 

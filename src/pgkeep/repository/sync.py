@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 
 from pgkeep.errors import DamagedObject, ManifestInvalid, PgkeepError, StoreError
-from pgkeep.model import Kind, Manifest
+from pgkeep.model import Kind, Manifest, StoredObject
 from pgkeep.repository.condemned import publish_safely
 from pgkeep.repository.copies import copy_objects
+from pgkeep.repository.locks import fading, lock_term
 from pgkeep.repository.objects import ObjectSource
 from pgkeep.repository.repository import Listing, Repository, merge_listings
 from pgkeep.repository.retention import Policy, decide
@@ -62,24 +63,48 @@ def find_missing(
 
 
 def sync(
-    missing: Sequence[Missing], began: Callable[[Missing], None], now: Callable[[], datetime]
+    missing: Sequence[Missing],
+    began: Callable[[Missing], None],
+    now: Callable[[], datetime],
+    protect: Mapping[str, timedelta] | None = None,
 ) -> tuple[Synced, ...]:
-    """Copy each; one that fails keeps no other from being copied."""
+    """Copy each; one that fails keeps no other from being copied.
+
+    `protect` says of repositories that lock, by name, for how long they protect a backup.
+    """
     done = []
     for item in missing:
         began(item)
         try:
             with item.target.exclusive(f"sync of {item.manifest.database!r}"):
-                done.append(_copy(item, now))
+                done.append(_copy(item, now, (protect or {}).get(item.target.name)))
         except (StoreError, DamagedObject, ManifestInvalid) as exc:
             done.append(Synced(item, problem=exc))
     return tuple(done)
 
 
-def _copy(item: Missing, now: Callable[[], datetime]) -> Synced:
-    lacking = item.target.lacks(item.manifest.all_objects)
+def _copy(item: Missing, now: Callable[[], datetime], protects: timedelta | None) -> Synced:
+    lacking = _lacking(item.target, item.manifest, protects)
     source = ObjectSource([holder.store for holder in item.holders])
     copied = copy_objects(lacking, source, item.target)
     adopt = partial(item.target.adopt, item.manifest, item.holders[0])
     publish_safely(item.target, item.manifest, adopt, now)
     return Synced(item, len(lacking), copied)
+
+
+def _lacking(
+    target: Repository, manifest: Manifest, protects: timedelta | None
+) -> list[StoredObject]:
+    """What is to be stored there: also what is there, if its lock ends too early for this backup.
+
+    Stored again, it is another version with a lock of its own.
+    """
+    files = {file.name: file for file in target.objects()}
+    sizes = {name: file.size_bytes for name, file in files.items()}
+    lacking = {one for one in manifest.all_objects if sizes.get(one.name.path) != one.size_bytes}
+    term = lock_term(target.store.facts(), protects)
+    if term is not None:
+        present = [files[one.name.path] for one in manifest.all_objects if one not in lacking]
+        faded = fading(target.store, present, term, manifest.started + term.protects)
+        lacking |= {one for one in manifest.all_objects if one.name.path in faded}
+    return [one for one in manifest.all_objects if one in lacking]

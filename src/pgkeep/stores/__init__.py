@@ -11,11 +11,17 @@ from pgkeep.stores.base import Bytes, Store, StoredFile
 from pgkeep.stores.facts import StoreFacts
 from pgkeep.stores.local import LocalStore
 from pgkeep.stores.remote import Place, StoreSettings, parse_place
-from pgkeep.stores.wrap import RetryingStore, RetryPolicy, StoreAround, ThrottledStore
+from pgkeep.stores.wrap import (
+    AddingStore,
+    RetryingStore,
+    RetryPolicy,
+    StoreAround,
+    ThrottledStore,
+)
 
 __all__ = [
-    "Bytes", "LocalStore", "RetryPolicy", "RetryingStore", "Store", "StoreAround", "StoreFacts",
-    "StoreSettings", "StoredFile", "ThrottledStore", "open_store",
+    "AddingStore", "Bytes", "LocalStore", "RetryPolicy", "RetryingStore", "Store", "StoreAround",
+    "StoreFacts", "StoreSettings", "StoredFile", "ThrottledStore", "open_store",
 ]  # fmt: skip
 
 
@@ -29,7 +35,7 @@ def open_store(url: str, settings: StoreSettings | None = None) -> Store:
     scheme = url.partition("://")[0]
     if scheme in ("s3", "gs"):
         store = _throttled(_remote_store(parse_place(url), settings), settings)
-        return RetryingStore(store, RetryPolicy(attempts=settings.attempts))
+        return AddingStore(RetryingStore(store, RetryPolicy(attempts=settings.attempts)))
     return _throttled(_local_store(url), settings)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol
 
 from pgkeep.errors import StoreError
@@ -22,6 +23,8 @@ class StoredFile:
 
     name: str
     size_bytes: int
+    stored: datetime | None = field(default=None, compare=False)
+    """When, by the store's clock; only where the store may lock files."""
 
 
 class Store(Protocol):
@@ -61,6 +64,12 @@ class Store(Protocol):
 
     def delete(self, name: str) -> None:
         """Remove what stands under `name`. It is no error if nothing does."""
+
+    def locked_until(self, name: str) -> datetime | None:
+        """Until when nobody can remove what stands under `name`; `None` if it is not locked.
+
+        `StoreAccessDenied` if that may not be asked.
+        """
 
     def exclusive(self, purpose: str) -> AbstractContextManager[None]:
         """Be the only writer; `RepositoryLocked` at once if another is. Ends with the process.

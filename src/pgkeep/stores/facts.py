@@ -6,8 +6,15 @@ the facts decides what is good; nothing is judged here.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_PAUSES_SECONDS = (0.5, 2.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +22,11 @@ class Unknown:
     """A fact that was not learned, and why not."""
 
     reason: str
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether there is nothing to know: this kind of store has no such thing."""
+        return self == ELSEWHERE
 
 
 ELSEWHERE = Unknown("there is no such thing in this kind of store")
@@ -71,6 +83,21 @@ class StoreFacts:
     """Room that is left for this user."""
     mode: int | Unknown = ELSEWHERE
     """The folder's permission bits, such as 0o700."""
+
+
+def asked(question: Callable[[], T], passes: Callable[[Exception], bool]) -> T:
+    """The answer to a question, which is asked again after an error that passes.
+
+    A lock that is not told for a moment must not be taken for none.
+    """
+    for pause in _PAUSES_SECONDS:
+        try:
+            return question()
+        except Exception as exc:
+            if not passes(exc):
+                raise
+            time.sleep(pause)
+    return question()
 
 
 def prefixes_meet(one: str, other: str) -> bool:

@@ -6,6 +6,7 @@ import os
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from io import BytesIO
 from typing import Any, Protocol, cast
 
@@ -46,6 +47,8 @@ class _Blob(Protocol):
     name: str
     size: int
     crc32c: str
+    time_created: datetime | None
+    retention_expiration_time: datetime | None
 
     def upload_from_file(self, file: BytesIO, **options: object) -> None: ...
     def download_as_bytes(self, **options: object) -> bytes: ...
@@ -111,18 +114,25 @@ class GcsStore(RemoteStore):
 
     def size(self, name: str) -> int:
         key = self._place.key(name)
-        what = f"cannot look at {name!r} in {self.url}"
+        return self._look_at(key, f"cannot look at {name!r} in {self.url}").size
+
+    def locked_until(self, name: str) -> datetime | None:
+        key = self._place.key(name)
+        what = f"cannot look at the lock of {name!r} in {self.url}"
+        return self._look_at(key, what).retention_expiration_time
+
+    def _look_at(self, key: str, what: str) -> _Blob:
         with self._translating(what):
             blob = self._bucket().get_blob(key, **self._options)
             if blob is None:
                 raise self._missing(what)
-            return blob.size
+            return blob
 
     def list(self, prefix: str) -> Iterator[StoredFile]:
         begin = self._place.keys(prefix)
         with self._translating(f"cannot list {prefix!r} in {self.url}"):
-            listing = self._list(prefix=begin, fields="items(name,size),nextPageToken")
-            files = self._place.files((blob.name, blob.size) for blob in listing)
+            listing = self._list(prefix=begin, fields="items(name,size,timeCreated),nextPageToken")
+            files = self._place.files((blob.name, blob.size, blob.time_created) for blob in listing)
         yield from files
 
     def folders(self, prefix: str) -> Iterator[str]:

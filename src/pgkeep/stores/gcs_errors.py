@@ -39,7 +39,8 @@ SdkError = (
 
 RIGHTS_HINT = (
     "The account needs storage.objects.list, get and create on the bucket, and delete to write an"
-    " object again. A retention policy or a hold may also forbid it."
+    " object again. A retention policy or a hold may also forbid it. All rights that are needed:"
+    " pgkeep policy."
 )
 
 

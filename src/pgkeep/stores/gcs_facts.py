@@ -8,8 +8,16 @@ from typing import Any, Protocol
 
 from google.api_core.exceptions import Forbidden, GoogleAPICallError
 
-from pgkeep.stores.facts import ExpiryRule, Retention, StoreFacts, Unknown, prefixes_meet
-from pgkeep.stores.gcs_errors import SdkError
+from pgkeep.errors import StoreUnavailable
+from pgkeep.stores.facts import (
+    ExpiryRule,
+    Retention,
+    StoreFacts,
+    Unknown,
+    asked,
+    prefixes_meet,
+)
+from pgkeep.stores.gcs_errors import SdkError, translated
 
 _EVERYBODY = {"allUsers", "allAuthenticatedUsers"}
 
@@ -39,7 +47,7 @@ class BucketProperties(Protocol):
 def bucket_facts(ask: Callable[[], BucketProperties], prefix: str) -> StoreFacts:
     """The bucket's properties, and its policy; each needs a right of its own."""
     try:
-        bucket = ask()
+        bucket = asked(ask, _passes)
     except SdkError as exc:
         why = _why(exc, "storage.buckets.get")
         return StoreFacts(
@@ -54,6 +62,10 @@ def bucket_facts(ask: Callable[[], BucketProperties], prefix: str) -> StoreFacts
         retention=_retention(bucket),
         uniform_access=bool(bucket.iam_configuration.uniform_bucket_level_access_enabled),
     )
+
+
+def _passes(error: Exception) -> bool:
+    return isinstance(error, SdkError) and isinstance(translated(error, ""), StoreUnavailable)
 
 
 def _retention(bucket: BucketProperties) -> Retention | None:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
@@ -79,13 +80,17 @@ class Place:
         """What the whole keys below a prefix begin with."""
         return self.prefix + checked_prefix(prefix)
 
-    def files(self, found: Iterable[tuple[str, int]]) -> list[StoredFile]:
-        """The files of whole keys with sizes, in name order, each once.
+    def files(self, found: Iterable[tuple[str, int, datetime | None]]) -> list[StoredFile]:
+        """The files of whole keys with sizes and times, in name order, each once.
 
         Not every server lists in order. A key that ends in `/` is a console's mark for a folder.
         """
         start = len(self.prefix)
-        files = [StoredFile(key[start:], size) for key, size in found if not key.endswith("/")]
+        files = [
+            StoredFile(key[start:], size, stored)
+            for key, size, stored in found
+            if not key.endswith("/")
+        ]
         by_name = attrgetter("name")
         files.sort(key=by_name)
         return [next(same) for _, same in groupby(files, by_name)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from hashlib import md5
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -24,11 +25,20 @@ from pgkeep.stores.remote import (
     StoreSettings,
     check_endpoint,
 )
-from pgkeep.stores.s3_errors import SdkError, bucket_missing, code_of, translated
+from pgkeep.stores.s3_errors import SdkError, bucket_missing, code_of, status_of, translated
 from pgkeep.stores.s3_facts import bucket_facts
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+_NOT_LOCKED = {
+    "500",  # what the SDK makes of a server that does not know the question and gives the object
+    "InvalidRequest",  # in a bucket without locks
+    "MethodNotAllowed",
+    "NoSuchObjectLockConfiguration",
+    "NotImplemented",
+    "ObjectLockConfigurationNotFoundError",
+}
 
 _DEFAULT_REGION = "us-east-1"
 
@@ -79,7 +89,9 @@ class S3Store(RemoteStore):
             pages = self._client().get_paginator("list_objects_v2")
             answers = pages.paginate(Bucket=self._place.bucket, Prefix=begin)
             items = (item for page in answers for item in page.get("Contents", ()))
-            files = self._place.files((item["Key"], item["Size"]) for item in items)
+            files = self._place.files(
+                (item["Key"], item["Size"], item.get("LastModified")) for item in items
+            )
         yield from files
 
     def folders(self, prefix: str) -> Iterator[str]:
@@ -105,11 +117,33 @@ class S3Store(RemoteStore):
             if not own or self._exists(name):
                 raise
 
+    def locked_until(self, name: str) -> datetime | None:
+        key = self._place.key(name)
+        with self._translating(f"cannot look at the lock of {name!r} in {self.url}"):
+            head = self._client().head_object(Bucket=self._place.bucket, Key=key)
+            return head.get("ObjectLockRetainUntilDate") or self._retention(key)
+
+    def _retention(self, key: str) -> datetime | None:
+        """A HEAD says nothing where there is no lock, and where its reader may not know of one."""
+        try:
+            answer = self._client().get_object_retention(Bucket=self._place.bucket, Key=key)
+        except ClientError as exc:
+            if code_of(exc) in _NOT_LOCKED or status_of(exc) == 501:
+                return None
+            raise
+        return answer.get("Retention", {}).get("RetainUntilDate")
+
     def facts(self) -> StoreFacts:
         with self._translating(f"cannot look at {self.url}"):
             client = self._client()
-            client.list_objects_v2(Bucket=self._place.bucket, MaxKeys=1)
+            self._probe()
         return bucket_facts(client, self._place.bucket, self._place.prefix)
+
+    def _probe(self) -> None:
+        """Ask for a listing: within the folder, as a key may have no right to more."""
+        self._client().list_objects_v2(
+            Bucket=self._place.bucket, Prefix=self._place.prefix, MaxKeys=1
+        )
 
     def _exists(self, name: str) -> bool:
         try:
@@ -161,7 +195,7 @@ class S3Store(RemoteStore):
         if isinstance(found, ObjectMissing) and self._bucket_seen.is_set():
             return found
         try:
-            self._client().list_objects_v2(Bucket=self._place.bucket, MaxKeys=1)
+            self._probe()
         except ClientError as exc:
             if code_of(exc) == "NoSuchBucket":
                 return bucket_missing(self._place.bucket, what)

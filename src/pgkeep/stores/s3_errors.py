@@ -31,7 +31,8 @@ from pgkeep.errors import (
 
 RIGHTS_HINT = (
     "The key needs s3:ListBucket on the bucket and s3:GetObject and s3:PutObject on what is in it."
-    " Without s3:ListBucket, what is missing looks like this too. A lock may also forbid it."
+    " Without s3:ListBucket, what is missing looks like this too. A lock may also forbid it. All"
+    " rights that are needed: pgkeep policy."
 )
 _RENEW_HINT = "Log in again, or renew the session token, and run the same command again."
 _KEYS_HINT = "Check access_key_id and secret_access_key, and that they belong to this endpoint."

@@ -8,8 +8,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import ClientError
 
-from pgkeep.stores.facts import ExpiryRule, ObjectLock, StoreFacts, Unknown, prefixes_meet
-from pgkeep.stores.s3_errors import SdkError, code_of, status_of
+from pgkeep.errors import StoreUnavailable
+from pgkeep.stores.facts import (
+    ExpiryRule,
+    ObjectLock,
+    StoreFacts,
+    Unknown,
+    asked,
+    prefixes_meet,
+)
+from pgkeep.stores.s3_errors import SdkError, code_of, status_of, translated
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -45,7 +53,7 @@ class _NoAnswer(Exception):
 
 def _learned(ask: Callable[[], T], absent: Mapping[str, T] | None = None) -> T | Unknown:
     try:
-        return ask()
+        return asked(ask, _passes)
     except ClientError as exc:
         code, status = code_of(exc), status_of(exc)
         if absent and code in absent:
@@ -59,6 +67,10 @@ def _learned(ask: Callable[[], T], absent: Mapping[str, T] | None = None) -> T |
         return Unknown("not implemented by the server")
     except SdkError as exc:
         return Unknown(f"{type(exc).__name__} in the AWS SDK")
+
+
+def _passes(error: Exception) -> bool:
+    return isinstance(error, SdkError) and isinstance(translated(error, ""), StoreUnavailable)
 
 
 def _versioning(client: S3Client, bucket: str) -> bool:

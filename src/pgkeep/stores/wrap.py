@@ -6,11 +6,12 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TypeVar
 
-from pgkeep.errors import StoreUnavailable
+from pgkeep.errors import StoreAccessDenied, StoreError, StoreUnavailable
 from pgkeep.stores.base import Bytes, Store, StoredFile
 from pgkeep.stores.facts import StoreFacts
 
@@ -69,6 +70,9 @@ class StoreAround:
     def delete(self, name: str) -> None:
         self._inner.delete(name)
 
+    def locked_until(self, name: str) -> datetime | None:
+        return self._inner.locked_until(name)
+
     def exclusive(self, purpose: str) -> AbstractContextManager[None]:
         return self._inner.exclusive(purpose)
 
@@ -116,6 +120,9 @@ class RetryingStore(StoreAround):
     def delete(self, name: str) -> None:
         self._patiently(lambda: self._inner.delete(name))
 
+    def locked_until(self, name: str) -> datetime | None:
+        return self._patiently(lambda: self._inner.locked_until(name))
+
     def facts(self) -> StoreFacts:
         return self._patiently(self._inner.facts)
 
@@ -142,6 +149,26 @@ def _given_up(error: StoreUnavailable, attempts: int, seconds: float) -> StoreUn
     return StoreUnavailable(
         f"{error.message} (tried {attempts} times in {seconds:.0f} s)", hint=error.hint
     )
+
+
+class AddingStore(StoreAround):
+    """Where nothing may be written over, to write the same bytes once more is done already.
+
+    That happens when the answer to a put was lost, or when work that broke off begins again.
+    """
+
+    def put(self, name: str, data: Bytes) -> None:
+        try:
+            self._inner.put(name, data)
+        except StoreAccessDenied:
+            if not self._has(name, data):
+                raise
+
+    def _has(self, name: str, data: Bytes) -> bool:
+        with suppress(StoreError):
+            if self._inner.size(name) == memoryview(data).nbytes:
+                return self._inner.get(name) == data
+        return False
 
 
 class ThrottledStore(StoreAround):

@@ -45,10 +45,12 @@ def backup(
     """Back up DATABASE (its name in the configuration), encrypted, into every repository."""
     chosen = Kind(kind)
     filed = Tier(tier) if tier else Tier.SCHEMA if chosen is Kind.SCHEMA else Tier.MANUAL
+    address = context.address(database)
+    context.warn_of_same_project(database, address)
     with context.reporter() as reporter:
         request = BackupRequest(
             database=database,
-            address=context.address(database),
+            address=address,
             kind=chosen,
             tier=filed,
             copies=context.copies(chosen),

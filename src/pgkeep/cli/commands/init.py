@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from contextlib import suppress
 from getpass import getpass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from rich.markup import escape
 from rich.panel import Panel
 
 from pgkeep.cli.context import PASSPHRASE_VARIABLE, SIGNER_COMMENT, Context, command_options
+from pgkeep.cli.template import SupabaseCopy, repository_sections, toml
 from pgkeep.config import DEFAULT_NAME, default_state_dir, parse
 from pgkeep.errors import ConfigurationError, ExitCode, UsageError
 from pgkeep.postgres.address import Address
@@ -30,9 +32,10 @@ state_dir = {state_dir}
 [databases.{database}]
 url = {url}
 
-[repositories.local]
-url = {repository}
+# Each backup goes to all of these, the same bytes to each; pgkeep doctor looks after them. More
+# settings: docs/storage.md.
 
+{repositories}
 [encryption]
 # Whoever holds the private half of one of these opens the backups. ssh keys and gpg:NAME work too.
 recipients = [{recipients}]{gpg_home}
@@ -47,7 +50,18 @@ trusted_signers = [{signer}]
 @click.option(
     "--url-file", type=click.Path(path_type=Path), help="The file that holds the connection string."
 )
-@click.option("--repository", metavar="URL", help="Where backups go.  [default: ./backups]")
+@click.option(
+    "--repository",
+    "repositories",
+    multiple=True,
+    metavar="URL",
+    help="Where backups go: s3://, gs:// or file://; repeatable.  [default: ./backups]",
+)
+@click.option(
+    "--supabase-storage",
+    metavar="PROJECT/BUCKET",
+    help="A bucket in another Supabase project, for schema backups too.",
+)
 @click.option(
     "--recipient",
     "recipients",
@@ -68,7 +82,8 @@ def init(
     database: str,
     url_env: str | None,
     url_file: Path | None,
-    repository: str | None,
+    repositories: tuple[str, ...],
+    supabase_storage: str | None,
     recipients: tuple[str, ...],
     passphrase: bool,
     state_dir: Path | None,
@@ -77,9 +92,11 @@ def init(
     path = (context.config_path or Path(DEFAULT_NAME)).absolute()
     identity_path = path.parent / _IDENTITY_NAME
     state = (state_dir or default_state_dir()).absolute()
-    place = repository or (path.parent / "backups").as_uri()
+    places = repositories or ((path.parent / "backups").as_uri(),)
+    supabase = SupabaseCopy.parse(supabase_storage) if supabase_storage else None
     _refuse(path, identity_path if not recipients else None)
-    open_store(place)
+    for place in places:
+        open_store(place)
     gpg_home = context.gpg_home_option
     found = Recipients.find(recipients, gpg_home)
     parse({"databases": {database: {"url": "x"}}})
@@ -94,15 +111,16 @@ def init(
         plain = _identity_file(identity, signer.line, database)
         write_private(identity_path, seal_with_passphrase(plain, secret) if secret else plain)
     document = _TEMPLATE.format(
-        state_dir=_toml(str(state)),
+        state_dir=toml(str(state)),
         database=database,
         url=source,
-        repository=_toml(place),
-        recipients=", ".join(_toml(text) for text in recipients),
-        gpg_home=f"\ngpg_home = {_toml(str(gpg_home.absolute()))}" if gpg_home else "",
-        signer=_toml(signer.line),
+        repositories=repository_sections(places, supabase),
+        recipients=", ".join(toml(text) for text in recipients),
+        gpg_home=f"\ngpg_home = {toml(str(gpg_home.absolute()))}" if gpg_home else "",
+        signer=toml(signer.line),
     )
     write_private(path, document.encode())
+    _warn_of_same_project(context, path, database)
     made = identity_path if identity_path.exists() else None
     for key in found.gpg:
         context.err.print(f"[green]✓[/] gpg:{escape(key.name)} is the key {key.fingerprint}")
@@ -113,12 +131,19 @@ def init(
                 "identity": str(made) if made else None,
                 "recipients": list(recipients),
                 "signer": signer.fingerprint,
-                "repository": place,
+                "repositories": [*places, *([supabase.url] if supabase else ())],
             }
         )
     else:
         _explain(context, path, made, signer.fingerprint, database, source, protected=bool(secret))
     return ExitCode.DONE
+
+
+def _warn_of_same_project(context: Context, path: Path, database: str) -> None:
+    """Where the connection string is at hand already; doctor and backup look again."""
+    context.config_path = path
+    with suppress(ConfigurationError):
+        context.warn_of_same_project(database, context.address(database))
 
 
 def _refuse(path: Path, identity_path: Path | None) -> None:
@@ -136,7 +161,7 @@ def _url_reference(folder: Path, database: str, env: str | None, file: Path | No
     if env and file:
         raise UsageError("--url-env and --url-file exclude each other")
     if file is not None:
-        return f"{{ file = {_toml(str(file.absolute()))} }}"
+        return f"{{ file = {toml(str(file.absolute()))} }}"
     name = env or re.sub(r"[^A-Z0-9]", "_", database.upper()) + "_DATABASE_URL"
     if env is None and name not in os.environ and sys.stdin.isatty():
         url = getpass(f"Connection string of {database} (not shown; empty: it is in ${name}): ")
@@ -144,8 +169,8 @@ def _url_reference(folder: Path, database: str, env: str | None, file: Path | No
             Address.parse(url.strip())
             kept = folder / f"{database}.url"
             write_private(kept, url.strip().encode() + b"\n")
-            return f"{{ file = {_toml(str(kept))} }}"
-    return f"{{ env = {_toml(name)} }}"
+            return f"{{ file = {toml(str(kept))} }}"
+    return f"{{ env = {toml(name)} }}"
 
 
 def _identity_file(identity: X25519Identity, signer: str, database: str) -> bytes:
@@ -168,12 +193,6 @@ def _passphrase() -> str:
     if not first or getpass("Once more: ") != first:
         raise UsageError("the passphrases are empty or differ; nothing was written")
     return first
-
-
-def _toml(text: str) -> str:
-    """A TOML basic string."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return f'"{escaped}"'
 
 
 def _explain(

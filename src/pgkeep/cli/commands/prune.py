@@ -111,7 +111,10 @@ def _show(context: Context, name: str, item: Pruned, *, dry_run: bool) -> None:
         out.print(f"condemned: {backups}, {objects}: a prune after a day deletes them")
     if item.refused:
         files = words.count(item.refused, "file")
-        out.print(f"[yellow]![/] the store keeps {files} (object lock): tried again next time")
+        out.print(
+            f"[yellow]![/] the store keeps {files}: tried again next time. A lock forbids it, or"
+            " the key has no right to delete (pgkeep policy pruner)"
+        )
 
 
 def _lines(decisions: tuple[Decision, ...]) -> Iterator[str]:

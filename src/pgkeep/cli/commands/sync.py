@@ -36,7 +36,7 @@ def sync_command(context: Context, database: str | None, dry_run: bool) -> ExitC
     if dry_run:
         done = tuple(Synced(item) for item in missing)
     else:
-        done = sync(missing, lambda item: _tell(context, item), context.now)
+        done = sync(missing, lambda item: _tell(context, item), context.now, context.protection())
     journals = _sync_journals(context, repositories, database, dry_run=dry_run)
     failed = [item for item in done if item.problem is not None]
     if context.as_json:
