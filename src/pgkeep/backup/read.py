@@ -80,6 +80,8 @@ class ReadOptions:
     max_seconds: float
     verify_share: float
     new_writer: Callable[[SealedStream | None], StreamWriter]
+    on_stored: Callable[[TableName, str, Part], None] = lambda *_: None
+    """Told of each part of a table that was read and stored, and of the table's key."""
 
 
 def read_all(source: Source, plan: BackupPlan, options: ReadOptions, reporter: Reporter) -> Reading:
@@ -278,7 +280,11 @@ class _Work:
                 rows = reader.lines
         text = writer.close()
         horizon = self._source.point.horizon
-        return Part(planned.first_page, planned.end_page, rows, text, horizon)
+        part = Part(planned.first_page, planned.end_page, rows, text, horizon)
+        if planned.table is not None:
+            key = self._source.keys.keys.get(planned.table.oid, "")
+            self._options.on_stored(planned.table.name, key, part)
+        return part
 
     def _same_as_before(self, planned: PartRead) -> Part:
         """The earlier part under today's range; what was seen to be the same is as new."""
