@@ -208,6 +208,7 @@ def _read(
         options = ReadOptions(
             Connecting(programs, request.address, request.options.lock_timeout_seconds),
             jobs=request.jobs,
+            read_limit=request.options.read_limit,
             max_seconds=request.options.max_snapshot_hours * 3600,
             verify_share=request.options.verify_share,
             new_writer=store.stream,

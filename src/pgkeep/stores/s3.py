@@ -6,8 +6,7 @@ from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import md5
-from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 import boto3
 from botocore.config import Config
@@ -17,7 +16,9 @@ from pgkeep.errors import ConfigurationError, ObjectMissing, StoreError, StoreUn
 from pgkeep.stores.base import Bytes, StoredFile
 from pgkeep.stores.facts import StoreFacts
 from pgkeep.stores.remote import (
+    BLOCK_BYTES,
     CONNECT_SECONDS,
+    PacedBody,
     PerProcess,
     Place,
     RemoteStore,
@@ -28,6 +29,8 @@ from pgkeep.stores.s3_errors import SdkError, bucket_missing, code_of, translate
 from pgkeep.stores.s3_facts import bucket_facts
 
 if TYPE_CHECKING:
+    from botocore.awsrequest import AWSPreparedRequest
+    from botocore.response import StreamingBody
     from mypy_boto3_s3 import S3Client
 
 _DEFAULT_REGION = "us-east-1"
@@ -53,7 +56,7 @@ class S3Store(RemoteStore):
             self._client().put_object(
                 Bucket=self._place.bucket,
                 Key=key,
-                Body=BytesIO(data),
+                Body=cast(IO[bytes], PacedBody(data, self._upload)),
                 ContentMD5=b64encode(digest).decode(),
             )
 
@@ -62,11 +65,20 @@ class S3Store(RemoteStore):
         what = f"cannot read {name!r} from {self.url}"
         with self._translating(what):
             answer = self._client().get_object(Bucket=self._place.bucket, Key=key)
-            data: bytes = answer["Body"].read()
+            data = self._received(answer["Body"])
         expected = answer.get("ContentLength", len(data))
         if len(data) != expected:
             raise StoreUnavailable(f"{what}: {len(data)} bytes came instead of {expected}")
         return data
+
+    def _received(self, body: StreamingBody) -> bytes:
+        if not self._download.is_limited:
+            return body.read()
+        blocks = []
+        while block := body.read(self._download.block_bytes(BLOCK_BYTES)):
+            self._download.wait_after(len(block))
+            blocks.append(block)
+        return b"".join(blocks)
 
     def size(self, name: str) -> int:
         key = self._place.key(name)
@@ -129,7 +141,7 @@ class S3Store(RemoteStore):
                 aws_session_token=settings.session_token,
                 profile_name=settings.profile,
             )
-            return session.client(
+            client = session.client(
                 "s3",
                 endpoint_url=settings.endpoint,
                 region_name=settings.region or session.region_name or _DEFAULT_REGION,
@@ -137,6 +149,8 @@ class S3Store(RemoteStore):
             )
         except ProfileNotFound as exc:
             raise ConfigurationError(f"there is no AWS profile {settings.profile!r}") from exc
+        client.meta.events.register("before-send.s3.PutObject", _begin_sending)
+        return client
 
     # --- errors -----------------------------------------------------------------------------
 
@@ -171,6 +185,13 @@ class S3Store(RemoteStore):
             return translated(exc, what)
         self._bucket_seen.set()
         return found
+
+
+def _begin_sending(request: AWSPreparedRequest, **_: object) -> None:
+    """All is hashed and signed now."""
+    body: object = request.body
+    if isinstance(body, PacedBody):
+        body.begin_sending()
 
 
 def _check(settings: StoreSettings) -> None:
