@@ -9,7 +9,8 @@ import rich_click as click
 
 from pgkeep.cli import words
 from pgkeep.cli.commands.restore import kinds_for, scope_options
-from pgkeep.cli.context import Context, command_options, refuse_together
+from pgkeep.cli.context import Context
+from pgkeep.cli.options import command_options, refuse_together
 from pgkeep.errors import ExitCode
 from pgkeep.recovery.export import ExportRequest, export, write_sql
 from pgkeep.recovery.load import Sealed
@@ -45,6 +46,7 @@ def export_command(
 ) -> ExitCode:
     """Write a backup of DATABASE as plain SQL. The result is readable: keep it safe."""
     refuse_together(schema_only, data_only, "--schema-only and --data-only")
+    refuse_together(output == Path("-"), context.as_json, "--output - and --json")
     scope = Scope(
         schema=not data_only,
         data=not schema_only,

@@ -9,10 +9,10 @@ from getpass import getpass
 from pathlib import Path
 
 import rich_click as click
-from rich.markup import escape
 from rich.panel import Panel
 
-from pgkeep.cli.context import PASSPHRASE_VARIABLE, SIGNER_COMMENT, Context, command_options
+from pgkeep.cli.context import PASSPHRASE_VARIABLE, SIGNER_COMMENT, Context
+from pgkeep.cli.options import command_options
 from pgkeep.config import DEFAULT_NAME, default_state_dir, parse
 from pgkeep.errors import ConfigurationError, ExitCode, UsageError
 from pgkeep.postgres.address import Address
@@ -105,7 +105,7 @@ def init(
     write_private(path, document.encode())
     made = identity_path if identity_path.exists() else None
     for key in found.gpg:
-        context.err.print(f"[green]✓[/] gpg:{escape(key.name)} is the key {key.fingerprint}")
+        context.remark(f"gpg:{key.name} is the key {key.fingerprint}", mark="[green]✓[/]")
     if context.as_json:
         context.answer(
             {

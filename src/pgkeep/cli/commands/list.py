@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from datetime import datetime
 
 import rich_click as click
-from rich.markup import escape
 
 from pgkeep.cli import words
-from pgkeep.cli.context import Context, command_options
+from pgkeep.cli.context import Context
 from pgkeep.cli.documents import backup_document
+from pgkeep.cli.options import command_options
 from pgkeep.errors import ExitCode, PgkeepError
 from pgkeep.model import Manifest
 
@@ -43,7 +43,7 @@ def list_backups(context: Context, database: str | None) -> ExitCode:
     else:
         context.out.print(f"no backups{f' of {database!r}' if database else ''} yet")
     for problem in problems:
-        context.err.print(f"[yellow]![/] {escape(problem.message)}")
+        context.warn(problem.message)
     return ExitCode.ATTENTION if problems else ExitCode.DONE
 
 

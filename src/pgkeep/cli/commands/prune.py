@@ -8,7 +8,8 @@ import rich_click as click
 from rich.markup import escape
 
 from pgkeep.cli import words
-from pgkeep.cli.context import Context, command_options
+from pgkeep.cli.context import Context
+from pgkeep.cli.options import command_options
 from pgkeep.errors import ExitCode, PgkeepError
 from pgkeep.repository.prune import Pruned, look, prune
 from pgkeep.repository.repository import Listing, Repository

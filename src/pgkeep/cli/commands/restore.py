@@ -8,15 +8,16 @@ import rich_click as click
 from rich.markup import escape
 
 from pgkeep.cli import words
-from pgkeep.cli.context import Context, command_options, refuse_together
+from pgkeep.cli.context import Context
+from pgkeep.cli.options import command_options, refuse_together
 from pgkeep.config import SecretReference
 from pgkeep.errors import ExitCode
 from pgkeep.model import Kind, Manifest
 from pgkeep.postgres.address import Address
 from pgkeep.recovery.load import Sealed
-from pgkeep.recovery.plan import Scope, check_scope, parse_table_name
+from pgkeep.recovery.plan import RestorePlan, Scope, check_scope, parse_table_name
 from pgkeep.recovery.request import RestoreRequest, RestoreResult
-from pgkeep.recovery.restore import describe_plan, raise_unless_proven, restore
+from pgkeep.recovery.restore import describe_plan, plan_only, raise_unless_proven, restore
 from pgkeep.repository.repository import choose_backup, open_contents
 
 
@@ -121,8 +122,7 @@ def restore_command(
         go_on_after_damage=go_on_after_damage,
     )
     if dry_run:
-        for line in describe_plan(request):
-            context.out.print(escape(line))
+        _show_plan(context, request, plan_only(request))
         return ExitCode.DONE
     started = time.monotonic()
     with context.reporter() as reporter:
@@ -143,11 +143,45 @@ def _target(context: Context, text: str) -> Address:
             return Address.parse(reference.resolve("the target's URL"))
     address = Address.parse(text)
     if "password" in address.parameters and not address.is_local:
-        context.err.print(
-            "[yellow]![/] a password on the command line can be seen by every user of this"
-            " machine: better --target env:NAME or file:PATH"
+        context.warn(
+            "a password on the command line can be seen by every user of this machine: better"
+            " --target env:NAME or file:PATH"
         )
     return address
+
+
+def _show_plan(context: Context, request: RestoreRequest, plan: RestorePlan) -> None:
+    if context.as_json:
+        context.answer(_plan_document(request, plan))
+        return
+    for line in describe_plan(request, plan):
+        context.out.print(escape(line))
+
+
+def _plan_document(request: RestoreRequest, plan: RestorePlan) -> dict[str, object]:
+    return {
+        "dry_run": True,
+        "backup": request.manifest.backup,
+        "taken": request.contents.point.taken.isoformat(),
+        "from": request.sealed.source.url,
+        "into": str(request.target),
+        "definitions": plan.definitions,
+        "rows": plan.rows,
+        "text_bytes": plan.text_bytes,
+        "tables": [
+            {
+                "schema": table.name.schema,
+                "table": table.name.name,
+                "rows": table.source.rows,
+                "indexes": len(table.indexes),
+            }
+            for table in plan.tables
+        ],
+        "sequences": len(plan.sequences),
+        "large_objects": len(plan.large_objects.owners),
+        "materialized_views": [str(name) for name in plan.matviews],
+        "left_empty": [str(name) for name in plan.left_empty],
+    }
 
 
 def _show(context: Context, manifest: Manifest, result: RestoreResult, seconds: float) -> None:

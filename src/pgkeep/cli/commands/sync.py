@@ -6,7 +6,8 @@ import rich_click as click
 from rich.markup import escape
 
 from pgkeep.cli import words
-from pgkeep.cli.context import Context, command_options
+from pgkeep.cli.context import Context
+from pgkeep.cli.options import command_options
 from pgkeep.errors import ExitCode
 from pgkeep.repository.sync import Missing, Synced, sync
 
@@ -42,7 +43,7 @@ def sync_command(context: Context, database: str | None, dry_run: bool) -> ExitC
 
 def _tell(context: Context, item: Missing) -> None:
     if not context.quiet:
-        context.err.print(f"[dim]{item.manifest.backup} to {escape(item.target.name)}[/]")
+        context.remark(f"{item.manifest.backup} to {item.target.name}", mark="[dim]·[/]")
 
 
 def _document(item: Synced) -> dict[str, object]:
