@@ -12,12 +12,13 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from getpass import getpass
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TextIO, TypeVar, cast
 
 from rich.console import Console
 from rich.markup import escape
 
 from pgkeep import config as configuration
+from pgkeep.cli.output import Output
 from pgkeep.cli.progress import (
     CliReporter,
     JsonReporter,
@@ -92,7 +93,11 @@ class Context:
     gpg_home_option: Path | None = None
     signers_path: Path | None = None
     trusted_fingerprints: tuple[str, ...] = ()
-    out: Console = field(default_factory=lambda: Console(highlight=False, soft_wrap=True))
+    out: Console = field(
+        default_factory=lambda: Console(
+            file=cast(TextIO, Output()), highlight=False, soft_wrap=True
+        )
+    )
     err: Console = field(
         default_factory=lambda: Console(stderr=True, highlight=False, soft_wrap=True)
     )
@@ -201,8 +206,9 @@ class Context:
 
     def answer(self, document: object) -> None:
         """The one JSON document of a call with --json."""
-        sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
-        sys.stdout.flush()
+        output = Output()
+        output.write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
+        output.flush()
 
     # --- repositories -----------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from pgkeep.cli import words
 from pgkeep.cli.context import IDENTITY_VARIABLE, Context
 from pgkeep.cli.options import command_options
 from pgkeep.demo import story
-from pgkeep.errors import ExitCode, ProofFailed
+from pgkeep.errors import ExitCode, ProofFailed, UsageError
 from pgkeep.postgres.programs import choose_server
 from pgkeep.postgres.server import ScratchServer
 
@@ -181,7 +181,7 @@ def _answers(*columns: tuple[str, dict[str, str]]) -> Table:
 def _folder(keep: Path | None) -> Iterator[Path]:
     """A folder of our own, removed at the end unless it was asked for."""
     if keep is not None:
-        keep.mkdir(mode=0o700, parents=True)
+        _make(keep)
         yield keep.absolute()
         return
     made = Path(tempfile.mkdtemp(prefix="pgkeep-demo-"))
@@ -189,6 +189,20 @@ def _folder(keep: Path | None) -> Iterator[Path]:
         yield made
     finally:
         shutil.rmtree(made, ignore_errors=True)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True)
+    except FileExistsError as exc:
+        raise UsageError(
+            f"{str(folder)!r} is there already", hint="Name a folder that is not there yet."
+        ) from exc
+    except OSError as exc:
+        reason = (exc.strerror or str(exc)).lower()
+        raise UsageError(
+            f"cannot make the folder {str(folder)!r}: {reason}", hint="Name another folder."
+        ) from exc
 
 
 @contextmanager

@@ -15,7 +15,13 @@ from pgkeep.errors import ExitCode
 from pgkeep.model import Kind, Manifest
 from pgkeep.postgres.address import Address
 from pgkeep.recovery.load import Sealed
-from pgkeep.recovery.plan import RestorePlan, Scope, check_scope, parse_table_name
+from pgkeep.recovery.plan import (
+    RestorePlan,
+    Scope,
+    check_scope,
+    parse_schema_name,
+    parse_table_name,
+)
 from pgkeep.recovery.request import RestoreRequest, RestoreResult
 from pgkeep.recovery.restore import describe_plan, plan_only, raise_unless_proven, restore
 from pgkeep.repository.repository import choose_backup, open_contents
@@ -94,11 +100,14 @@ def restore_command(
     Ends with exit code 0 only if the target was proven to equal the backup.
     """
     refuse_together(schema_only, data_only, "--schema-only and --data-only")
+    beside = into_schema is not None
+    refuse_together(beside, schema_only, "--into-schema and --schema-only")
+    refuse_together(beside, data_only, "--into-schema and --data-only")
     scope = Scope(
         schema=not data_only,
         data=not schema_only,
         tables=tuple(parse_table_name(text) for text in tables),
-        into_schema=into_schema,
+        into_schema=None if into_schema is None else parse_schema_name(into_schema),
     )
     found = context.find(
         database,
