@@ -179,7 +179,9 @@ class PacedBody:
     `begin_sending`, whoever wants to hash the bytes gets as many as are asked for, at once.
     """
 
-    def __init__(self, data: Bytes, pace: Pace) -> None:
+    def __init__(self, data: Bytes, pace: Pace, sha256: str | None = None) -> None:
+        self.sha256 = sha256
+        """The hash of all of it in hexadecimal digits, if that is known."""
         self._data = memoryview(data)
         self._pace = pace
         self._at = 0
