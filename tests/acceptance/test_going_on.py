@@ -265,3 +265,11 @@ def test_the_last_full_read_is_that_of_the_killed_backup(workbench: Workbench, s
     contents = repository.contents(manifest, [HostKeys(workbench.state).index_key()])
     assert contents.full_read is not None
     assert begun < contents.full_read < ended < manifest.started
+
+
+def test_a_state_folder_that_takes_no_note_is_told_and_ends_no_backup(
+    workbench: Workbench, source: str
+) -> None:
+    (workbench.state / "unfinished").write_text("in the way")
+    outcome = workbench.pgkeep("backup", "shop")
+    assert "! what is stored could not be noted in the state folder: file exists" in outcome.err
