@@ -150,7 +150,7 @@ class Bench:
         config = place / "pgkeep.toml"
         with object_server() as server, config.open("a") as file:
             file.write(server.repository("far"))
-            file.write(server.repository("slow", 'upload_limit = "20MB"'))
+            file.write(server.repository("slow", 'upload_limit = "5MB"'))
             file.flush()
             command = [*pgkeep(), "backup", ALL, "--json", *self._options.pgkeep_options,
                        "--config", config]  # fmt: skip
