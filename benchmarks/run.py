@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import get_args
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import datasets, grids, machine
-from benchmarks.changes import PART_PAGES, WORKLOADS, ChangeOptions, Changes
+from benchmarks import datasets, grids, machine, object_stores
+from benchmarks.arguments import CONTESTS, parse
+from benchmarks.changes import ChangeOptions, Changes
 from benchmarks.commands import (
     dump_directory,
     init_pgkeep,
@@ -28,15 +28,15 @@ from benchmarks.commands import (
     size_bytes,
     surroundings,
 )
-from benchmarks.datasets import ALL, BIG_TABLE, Built, Filler
+from benchmarks.datasets import ALL, BIG_TABLE, Built
 from benchmarks.grids import Grid
 from benchmarks.measure import CommandFailed, Measured, measure, postmaster_pid
+from benchmarks.object_stores import object_server
 from benchmarks.thirty_days import ThirtyDays
 from pgkeep.postgres.programs import choose_server
 from pgkeep.postgres.server import ScratchServer
 
-CONTESTS = ("backup", "big-table", "restore", "memory")
-SECTIONS = (*CONTESTS, "changes", "thirty-days")
+_S3_OBJECTS = 32
 _DAYS_PART_PAGES = (None, 4096)
 _MAJOR = 17
 _TARGET = "bench_target"
@@ -139,7 +139,24 @@ class Bench:
         return [
             self._compete("memory of a backup", backups, sample_memory=True),
             self._compete("memory of a restore", self._restores(), sample_memory=True),
+            self._memory_of_three(),
         ]
+
+    def _memory_of_three(self) -> Section:
+        """A repository here, one in an object store, and one that is slow."""
+        place = self._folder / "three"
+        place.mkdir()
+        self._measure(init_pgkeep(place, ALL, "BENCH_URL"))
+        config = place / "pgkeep.toml"
+        with object_server() as server, config.open("a") as file:
+            file.write(server.repository("far"))
+            file.write(server.repository("slow", 'upload_limit = "5MB"'))
+            file.flush()
+            command = [*pgkeep(), "backup", ALL, "--json", *self._options.pgkeep_options,
+                       "--config", config]  # fmt: skip
+            backup = Contestant("pgkeep backup, one slow", command, place / "repository")
+            title = "memory of a backup into three repositories"
+            return self._compete(title, [backup], sample_memory=True)
 
     # --- commands ---------------------------------------------------------------------------------
 
@@ -334,7 +351,7 @@ def _document(
 
 
 def main() -> int:
-    arguments = _parse()
+    arguments = parse()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(1))  # so that everything is removed
     console = Console(stderr=True, highlight=False)
@@ -350,6 +367,8 @@ def main() -> int:
     if set(CONTESTS) & set(arguments.only):
         sections, data = _contests(arguments, console)
         facts |= data
+    if "s3" in arguments.only:
+        sections.append(_s3(arguments, console))
     more = _changes(arguments, console)
     _show(Console(highlight=False, width=120), sections, more)
     if arguments.json:
@@ -396,6 +415,17 @@ def _changes(arguments: argparse.Namespace, console: Console) -> list[Grid]:
     return more
 
 
+def _s3(arguments: argparse.Namespace, console: Console) -> Section:
+    """PUTs of the same objects, ours and the SDK's, which needs no database."""
+    objects = max(round(_S3_OBJECTS * arguments.scale), 1)
+    found = object_stores.compete(
+        console, objects=objects, runs=arguments.runs, warm_ups=arguments.warm_ups
+    )
+    stored = objects * object_stores.OBJECT_BYTES
+    results = [Result(f"PUT by {name}", runs, stored) for name, runs in found]
+    return Section(f"{objects} objects of 32 MiB to rclone serve s3", tuple(results))
+
+
 @contextmanager
 def _server() -> Iterator[ScratchServer]:
     with ScratchServer.start(choose_server(_MAJOR), settings=datasets.SETTINGS) as server:
@@ -437,50 +467,6 @@ def _serve(built: Built, console: Console) -> int:
     console.print("Press Enter to end.")
     sys.stdin.readline()
     return 0
-
-
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
-    parser.add_argument(
-        "--scale", type=float, default=1.0, help="of 8.2 million rows, or of 1.5 million in changes"
-    )
-    parser.add_argument("--filler", choices=get_args(Filler), default="text",
-                        help="what is in pgbench's filler column (pgbench: blank)")  # fmt: skip
-    parser.add_argument("--only", type=_sections, default=SECTIONS, metavar="SECTION,...",
-                        help=f"some of {','.join(SECTIONS)}")  # fmt: skip
-    parser.add_argument("-n", "--runs", type=int, default=3)
-    parser.add_argument("--warm-ups", type=int, default=1)
-    parser.add_argument("--jobs", type=int, default=2, help="of pg_dump and pg_restore")
-    parser.add_argument("--pgkeep-option", action="append", default=[], metavar="OPTION",
-                        help="for pgkeep, as in --pgkeep-option=--jobs=4")  # fmt: skip
-    parser.add_argument("--part-pages", type=_part_pages, default=PART_PAGES, metavar="N,...",
-                        help="sizes of parts in changes; default: as pgkeep chooses")  # fmt: skip
-    parser.add_argument("--workloads", type=_workloads, default=tuple(WORKLOADS),
-                        metavar="NAME,...",
-                        help=f"some of {','.join(WORKLOADS)}".replace("%", "%%"))  # fmt: skip
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="- for standard output")
-    parser.add_argument("--serve", action="store_true", help="build the databases and wait")
-    return parser.parse_args()
-
-
-def _sections(text: str) -> tuple[str, ...]:
-    return _some_of(SECTIONS, text)
-
-
-def _workloads(text: str) -> tuple[str, ...]:
-    return _some_of(tuple(WORKLOADS), text)
-
-
-def _some_of(known: Sequence[str], text: str) -> tuple[str, ...]:
-    names = tuple(text.split(","))
-    if unknown := set(names) - set(known):
-        raise argparse.ArgumentTypeError(f"unknown: {', '.join(sorted(unknown))}")
-    return names
-
-
-def _part_pages(text: str) -> tuple[int | None, ...]:
-    return tuple(None if word == "default" else int(word) for word in text.split(","))
 
 
 if __name__ == "__main__":

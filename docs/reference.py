@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import signal
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +13,8 @@ import click
 from pydantic import BaseModel
 
 from pgkeep import config, errors
-from pgkeep.cli.main import pgkeep
+from pgkeep.cli.context import IDENTITY_VARIABLE, PASSPHRASE_VARIABLE
+from pgkeep.cli.main import SIGNALLED, pgkeep
 
 TARGET = Path(__file__).with_name("reference.md")
 
@@ -23,11 +25,18 @@ _CODES = {
     errors.ExitCode.ATTENTION: "done, but something needs attention (it is said what)",
 }
 
+_VARIABLES = {
+    config.CONFIG_VARIABLE: "the configuration file, where `--config` names none",
+    IDENTITY_VARIABLE: "a key that opens backups, where `--identity` names none",
+    PASSPHRASE_VARIABLE: "the passphrase of that key, or of the gpg key; asked for on a terminal"
+    " otherwise",
+}
+
 
 def text() -> str:
     """The whole page."""
     lines = ["# Reference", "", "Made from the code by `make docs`; do not edit.", ""]
-    for part in (_commands(), _settings(), _exit_codes(), _errors()):
+    for part in (_commands(), _settings(), _variables(), _exit_codes(), _errors()):
         lines += [*part, ""]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -95,18 +104,31 @@ def _exit_codes() -> Iterator[str]:
     yield from ("## Exit codes", "", "| code | meaning |", "|---|---|")
     for code, meaning in _CODES.items():
         yield f"| {code.value} | {meaning} |"
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        yield f"| {SIGNALLED + number} | ended by {number.name}; nothing half-written counts |"
+
+
+def _variables() -> Iterator[str]:
+    yield from ("## Environment variables", "", "| variable | meaning |", "|---|---|")
+    for name, meaning in _VARIABLES.items():
+        yield f"| `{name}` | {meaning} |"
+    yield "| AWS_..., GOOGLE_..., STORAGE_EMULATOR_HOST | as the SDKs of S3 and GCS use them |"
 
 
 def _errors() -> Iterator[str]:
     yield from ("## Errors", "", "| code | exit | meaning |", "|---|---|---|")
+    yield "| E000 | 1 | A defect of pgkeep. Run again with --debug and report it. |"
     kinds = [
         kind
         for _, kind in inspect.getmembers(errors, inspect.isclass)
         if issubclass(kind, errors.PgkeepError) and kind is not errors.PgkeepError
     ]
-    for kind in sorted(kinds, key=lambda kind: kind.code):
+    rows = [("E004", "129, 130, 143", "A signal ended the command: run it again.")]
+    for kind in kinds:
         meaning = " ".join(inspect.cleandoc(kind.__doc__ or "").split())
-        yield f"| {kind.code} | {kind.exit_code.value} | {meaning} |"
+        rows.append((kind.code, str(kind.exit_code.value), meaning))
+    for code, exit_code, meaning in sorted(rows):
+        yield f"| {code} | {exit_code} | {meaning} |"
 
 
 def _cell(value: str) -> str:

@@ -270,6 +270,9 @@ class BackupConfig(_Frozen):
 
     part_pages: int | None = Field(default=None, ge=16, le=1 << 20)
     """Pages of 8 kB that are read and stored as one part. Not set: it follows each table's size."""
+    read_limit: Size | None = None
+    """Bytes per second, such as `"20MB"`, that are read from the database, over all connections
+    together. Not set: no limit. The snapshot is held for as long as that takes."""
     compression_level: int = Field(default=1, ge=-7, le=19)
     """The level of zstd."""
     lock_timeout_seconds: float = Field(default=30, gt=0, le=86400)

@@ -64,6 +64,13 @@ class ProgramMissing(PgkeepError):
 # E004, an end by a signal, is no exception of this tree: `pgkeep.cli.main` tells of it.
 
 
+class OutputFailed(PgkeepError):
+    """Standard output takes no more: the disk is full, or whoever read it has gone."""
+
+    code = "E005"
+    usual_hint = "Make room, or send the output elsewhere."
+
+
 # --- reaching and reading a database ------------------------------------------------------
 
 
@@ -199,6 +206,14 @@ class KeyUnusable(PgkeepError):
 
     code = "E051"
     usual_hint = "Check the file, or give another key."
+
+
+class RecipientUnusable(KeyUnusable):
+    """A configured recipient is no public key that can be sealed to, or gpg knows none such."""
+
+    code = "E054"
+    exit_code = ExitCode.USAGE
+    usual_hint = "Correct encryption.recipients in the configuration."
 
 
 class NotAuthentic(PgkeepError):

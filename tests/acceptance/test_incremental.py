@@ -27,8 +27,9 @@ from comparison import assert_same, databases, take_picture
 from conftest import Workbench
 from pgkeep.backup.plan import Reusable
 from pgkeep.backup.read import read_all
+from pgkeep.backup.unfinished import StoredPart, UnfinishedBackup
 from pgkeep.cli.context import Context, Found
-from pgkeep.errors import StoreError
+from pgkeep.errors import StoreError, StoreFull
 from pgkeep.model import Part, SealedStream
 from pgkeep.postgres import dependence
 from pgkeep.postgres.programs import choose_server
@@ -823,25 +824,48 @@ HISTORIES = st.lists(
 )
 
 
+def cut_off(workbench: Workbench, parts: int) -> None:
+    """A backup that ends when it has stored and noted so many parts, if it has as many to read."""
+    added = 0
+    real_add = UnfinishedBackup.add
+
+    def add(note: UnfinishedBackup, part: StoredPart) -> None:
+        nonlocal added
+        real_add(note, part)
+        added += 1
+        if added == parts:
+            raise StoreFull("the disk is full")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(UnfinishedBackup, "add", add)
+        workbench.pgkeep("backup", "shop", expect=None)
+
+
 @settings(
     max_examples=int(os.environ.get("PGKEEP_TEST_HISTORIES", "6")),
     deadline=None,
     print_blob=True,
     suppress_health_check=list(HealthCheck),
 )
-@given(histories=HISTORIES)
+@given(histories=HISTORIES, cuts=st.lists(st.integers(0, 7), min_size=4, max_size=4))
 def test_any_history_is_backed_up_right(
     histories: list[list[str]],
+    cuts: list[int],
     workbench: Workbench,
     server: ScratchServer,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    """Random transactions between backups: each backup, restored, is the source as it was."""
+    """Random transactions between backups, of which some are cut off: each that comes to its end,
+    restored, is the source as it was."""
     workbench.folder = tmp_path_factory.mktemp("history")
     with databases(server, "history", "history_restored") as (source, target):
         prepare(workbench, source)
-        for statements in histories:
-            execute(source, tuple(statements))
+        for statements, parts in zip(histories, cuts, strict=False):
+            half = len(statements) // 2
+            execute(source, tuple(statements[:half]))
+            if parts:
+                cut_off(workbench, parts)
+            execute(source, tuple(statements[half:]))
             back_up(workbench)
             restored_equals(workbench, source, target)
             server.drop_database("history_restored")

@@ -704,7 +704,7 @@ def test_a_bad_recipient_is_told_before_anything_is_read(
         + f'[repositories.local]\nurl = "{workbench.repository.as_uri()}"\n'
         + f'[encryption]\nrecipients = ["{recipient}"]\n'
     )
-    told(workbench.pgkeep("backup", "shop", expect=None), "E051")
+    told(workbench.pgkeep("backup", "shop", expect=None), "E054", exit_code=2)
 
 
 def test_a_private_key_as_recipient_is_refused_and_not_shown(workbench: Workbench) -> None:
@@ -717,7 +717,7 @@ def test_a_private_key_as_recipient_is_refused_and_not_shown(workbench: Workbenc
         + f'[encryption]\nrecipients = ["{secret}"]\n'
     )
     outcome = workbench.pgkeep("backup", "shop", expect=None)
-    assert "private key" in told(outcome, "E051").message
+    assert "private key" in told(outcome, "E054", exit_code=2).message
     assert secret not in outcome.err
 
 

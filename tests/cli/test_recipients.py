@@ -204,11 +204,11 @@ def test_a_key_that_nothing_can_be_sealed_to_is_found_before_anything_is_read(
     before = sorted(workbench.repository.rglob("*"))
     workbench.monkeypatch.setenv("SHOP_DATABASE_URL", "postgresql://nobody@127.0.0.1:1/shop")
     keyring.revoke(keyring.parts("Ann")[0])
-    message = told(workbench.pgkeep("backup", "shop", expect=None), "E051").message
+    message = told(workbench.pgkeep("backup", "shop", expect=None), "E054", exit_code=2).message
     assert message.startswith("gpg key 'ann@example.com' cannot be sealed to: ")
     assert message.endswith(" was revoked")
     set_recipients(workbench, "gpg:nobody@example.com")
-    message = told(workbench.pgkeep("backup", "shop", expect=None), "E051").message
+    message = told(workbench.pgkeep("backup", "shop", expect=None), "E054", exit_code=2).message
     assert message.startswith("there is no key 'nobody@example.com' in ")
     assert sorted(workbench.repository.rglob("*")) == before
 
@@ -231,7 +231,7 @@ def test_init_refuses_a_recipient_that_nothing_can_be_sealed_to(
     workbench.monkeypatch.setenv("GNUPGHOME", str(keyring.home))
     keyring.new_key("Bob <bob@example.com>")
     arguments = ("init", "shop", "--recipient", recipient, "--state-dir", str(workbench.state))
-    told(workbench.pgkeep(*arguments, expect=None), "E051")
+    told(workbench.pgkeep(*arguments, expect=None), "E054", exit_code=2)
     assert not workbench.config.exists()
     arguments = ("init", "shop", "--recipient", "gpg:a@b.c", "--gpg-home", "/nonexistent")
     told(workbench.pgkeep(*arguments, expect=None), "E002", exit_code=2)
@@ -303,7 +303,7 @@ def test_sealing_anew_needs_recipients_and_a_key(workbench: Workbench, source: s
     error = told(workbench.pgkeep("reseal", expect=None), "E050")
     assert error.message == "opening a backup needs a key, and none was given"
     set_recipients(workbench, "age1nonsense")
-    told(workbench.pgkeep("reseal", expect=None), "E051")
+    told(workbench.pgkeep("reseal", expect=None), "E054", exit_code=2)
     set_recipients(workbench)
     told(workbench.pgkeep("reseal", expect=None), "E002", exit_code=2)
 

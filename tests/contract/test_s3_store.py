@@ -7,7 +7,7 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from hashlib import md5
+from hashlib import md5, sha256
 from pathlib import Path
 
 import pytest
@@ -71,7 +71,7 @@ CALLS: dict[str, Callable[[Store], object]] = {
 
 
 @pytest.mark.parametrize("size", [0, 5, 20 << 20])
-def test_a_put_is_one_request_with_its_length_and_md5(rclone: S3Server, size: int) -> None:
+def test_a_put_is_one_request_with_its_length_and_sha256(rclone: S3Server, size: int) -> None:
     data = b"x" * size
     with FaultProxy(rclone.endpoint) as proxy:
         store = store_at(rclone, rclone.new_bucket(), endpoint=proxy.endpoint)
@@ -81,8 +81,56 @@ def test_a_put_is_one_request_with_its_length_and_md5(rclone: S3Server, size: in
     headers = {name.lower(): value for name, value in request.headers.items()}
     assert headers["content-length"] == str(size)
     assert headers["content-md5"] == b64encode(md5(data).digest()).decode()
+    assert headers["x-amz-content-sha256"] == sha256(data).hexdigest()
     assert not [name for name in headers if "checksum" in name or name == "transfer-encoding"]
     assert "aws-chunked" not in headers.get("content-encoding", "")
+
+
+def test_an_objects_name_is_its_hash_in_the_signature(rclone: S3Server) -> None:
+    """Were it computed again, the wrong one would not be there."""
+    right, wrong = sha256(b"data").hexdigest(), sha256(b"other").hexdigest()
+    with FaultProxy(rclone.endpoint) as proxy:
+        store = store_at(rclone, rclone.new_bucket(), endpoint=proxy.endpoint)
+        for name in (right, wrong):
+            store.put(f"objects/{name[:2]}/{name}", b"data")
+        store.put(f"elsewhere/{wrong}", b"data")
+        signed = [
+            {key.lower(): value for key, value in request.headers.items()}["x-amz-content-sha256"]
+            for request in proxy.requests
+        ]
+        assert store.get(f"objects/{right[:2]}/{right}") == b"data"
+    assert signed == [right, wrong, right]
+
+
+def test_a_signature_by_name_is_a_right_one(rclone: S3Server) -> None:
+    name = sha256(b"data").hexdigest()
+    settings = rclone.settings()
+    store = store_at(
+        rclone, rclone.new_bucket(), secret_access_key=f"{settings.secret_access_key}x"
+    )
+    with pytest.raises(StoreAccessDenied):
+        store.put(f"objects/{name[:2]}/{name}", b"data")
+
+
+def test_an_md5_goes_to_a_server_without_tls_or_that_asks_for_one(rclone: S3Server) -> None:
+    for code, message in (
+        ("InvalidRequest", "Content-MD5 OR x-amz-checksum- HTTP header is required"),
+        ("MissingContentMD5", "Missing required header for this request: Content-Md5."),
+        ("BadRequest", "An MD5 is wanted."),
+    ):
+        with FaultProxy(rclone.endpoint) as proxy:
+            store = store_at(rclone, rclone.new_bucket(), endpoint=proxy.endpoint)
+            store._wants_md5 = False  # as it is behind TLS
+            proxy.on(error_answer(400, code, message), method="PUT", times=1)
+            store.put("a", b"x")
+            store.put("b", b"y")
+            assert store.get("a") == b"x"
+            sent = ["Content-MD5" in request.headers for request in proxy.requests[:3]]
+        assert sent == [False, True, True], code
+    for endpoint, expected in (
+        ("http://host", True), ("https://host", False), (None, False),
+    ):  # fmt: skip
+        assert store_at(rclone, "bucket", endpoint=endpoint)._wants_md5 is expected
 
 
 def test_the_bucket_stands_where_it_was_asked_to_stand(rclone: S3Server) -> None:

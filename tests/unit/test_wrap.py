@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 
 import pytest
 
 from pgkeep.errors import ObjectMissing, StoreError, StoreFull, StoreUnavailable
+from pgkeep.pacing import Pace
 from pgkeep.stores import RetryingStore, RetryPolicy, Store, StoredFile, ThrottledStore
+from pgkeep.stores.remote import BLOCK_BYTES, PacedBody
 from pgkeep.testing import FaultyStore, MemoryStore, Method, StoreContract
 
 
@@ -38,7 +41,7 @@ class TestRetryingStore(StoreContract):
 class TestThrottledStore(StoreContract):
     @pytest.fixture
     def store(self) -> Store:
-        return ThrottledStore(MemoryStore(), upload_limit=10**10, download_limit=10**10)
+        return ThrottledStore(MemoryStore(), upload=Pace(10**10), download=Pace(10**10))
 
 
 @pytest.fixture
@@ -169,9 +172,10 @@ def test_the_lock_and_the_facts_are_those_of_the_store(faulty: FaultyStore, time
 
 
 def throttled(time: Time, *, up: int | None = None, down: int | None = None) -> ThrottledStore:
-    return ThrottledStore(
-        MemoryStore(), upload_limit=up, download_limit=down, sleep=time.sleep, clock=time.clock
-    )
+    def pace(limit: int | None) -> Pace:
+        return Pace(limit, sleep=time.sleep, clock=time.clock)
+
+    return ThrottledStore(MemoryStore(), upload=pace(up), download=pace(down))
 
 
 def test_uploads_wait_for_those_before_them(time: Time) -> None:
@@ -206,7 +210,8 @@ def test_time_in_which_nothing_was_sent_is_not_made_up_for(time: Time) -> None:
 
 def test_threads_share_the_limit_in_the_order_in_which_they_came() -> None:
     waits: list[float] = []
-    store = ThrottledStore(MemoryStore(), upload_limit=100, sleep=waits.append, clock=lambda: 0.0)
+    pace = Pace(100, sleep=waits.append, clock=lambda: 0.0)
+    store = ThrottledStore(MemoryStore(), upload=pace)
     threads = [threading.Thread(target=store.put, args=(str(n), bytes(50))) for n in range(20)]
     for thread in threads:
         thread.start()
@@ -220,3 +225,59 @@ def test_no_limit_waits_for_nothing(time: Time) -> None:
     store.put("a", bytes(10**6))
     store.get("a")
     assert time.now == 100
+
+
+# --- evenly within a file ---------------------------------------------------------------------
+
+
+def body_of(size: int, pace: Pace) -> PacedBody:
+    body = PacedBody(bytes(n % 251 for n in range(size)), pace)
+    body.begin_sending()
+    return body
+
+
+def test_a_body_is_sent_in_blocks_of_an_eighth_of_a_second(time: Time) -> None:
+    body = body_of(200, Pace(80, sleep=time.sleep, clock=time.clock))
+    sent = [bytes(block) for block in iter(lambda: body.read(16384), b"")]
+    assert b"".join(sent) == bytes(range(200))
+    assert [len(block) for block in sent] == [10] * 20
+    assert time.sleeps[:20] == [0, *[0.125] * 19]
+
+
+def test_a_body_that_is_sent_again_is_paid_for_again(time: Time) -> None:
+    body = body_of(80, Pace(80, sleep=time.sleep, clock=time.clock))
+    for _ in range(2):
+        body.seek(0)
+        while body.read():
+            pass
+        assert body.tell() == 80
+    assert time.now == 102
+
+
+def test_hashing_a_body_waits_for_nothing(time: Time) -> None:
+    body = PacedBody(b"0123456789", Pace(1, sleep=time.sleep, clock=time.clock))
+    assert body.seek(0, os.SEEK_END) == 10
+    assert bytes(body.read()) == b""
+    body.seek(0)
+    assert [bytes(block) for block in iter(lambda: body.read(4), b"")] == [b"0123", b"4567", b"89"]
+    assert body.tell() == 10
+    body.seek(2)
+    assert bytes(body.read()) == b"23456789"
+    assert time.sleeps == []
+
+
+def test_without_a_limit_blocks_are_large_and_wait_for_nothing() -> None:
+    body = body_of(BLOCK_BYTES + 1, Pace(None))
+    assert [len(body.read()) for _ in range(3)] == [BLOCK_BYTES, 1, 0]
+
+
+def test_bodies_of_several_threads_share_one_line(time: Time) -> None:
+    pace = Pace(80, sleep=time.sleep, clock=lambda: 0.0)
+    first, second = body_of(20, pace), body_of(20, pace)
+    for body in (first, second, first, second):
+        body.read()
+    assert time.sleeps == [0, 0.125, 0.25, 0.375]
+
+
+def test_a_limit_below_a_block_still_passes_something(time: Time) -> None:
+    assert Pace(1, sleep=time.sleep, clock=time.clock).block_bytes(BLOCK_BYTES) == 1

@@ -5,15 +5,17 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pgkeep import __version__
-from pgkeep.backup.earlier import Earlier, look_back, whole_tables
+from pgkeep.backup.earlier import Earlier, look_back, stored_tables
 from pgkeep.backup.plan import BackupPlan, Reusable, plan_backup
 from pgkeep.backup.read import Connecting, Reading, ReadOptions, read_all
 from pgkeep.backup.source import Source, open_source
+from pgkeep.backup.unfinished import StoredPart, UnfinishedBackup, still_usable
 from pgkeep.config import BackupConfig
 from pgkeep.events import Noticed, Reporter, StageBegan, StageEnded
 from pgkeep.model import (
@@ -23,6 +25,7 @@ from pgkeep.model import (
     Kind,
     LargeObjects,
     Manifest,
+    Part,
     SealedStream,
     TableName,
     Tier,
@@ -78,17 +81,22 @@ def back_up(request: BackupRequest, reporter: Reporter) -> BackupResult:
     _check_recipients(request, started, reporter)
     signer = request.keys.signing_key().public
     epoch = request.keys.epoch(request.recipients, now=started, gpg_home=request.gpg_home)
-    with request.copies.writing(f"backup of {request.database!r}"):
+    note = UnfinishedBackup(
+        request.keys.folder / "unfinished" / request.database, request.keys.index_key()
+    )
+    with request.copies.writing(f"backup of {request.database!r}"), closing(note):
         request.copies.prepare(epoch, signer, started)
         for remark in request.copies.remarks:
             reporter.report(Noticed(f"repository {remark.name!r}: {remark.message}", remark.hint))
         backup = BackupId.begin(started)
-        earlier = _look_back(request, epoch, started)
-        store = _Storing(request, epoch)
+        store = _Storing(request, epoch, started, note)
+        earlier = _look_back(request, store)
         source, reading, plan = _read(request, earlier, store, reporter)
-        contents = _contents(backup, started, source, reading, plan, earlier, store)
-        manifest = _seal(request, contents, reading, earlier, store, started)
+        _tell_of_problem(note, reporter)
+        contents = _contents(backup, source, reading, plan, earlier, store)
+        manifest = _seal(request, contents, reading, earlier, store)
         _publish(request, manifest, reporter)
+        note.forget()
         if request.kind.has_data and not reading.parts_reused:
             request.keys.trust_again(request.database)
     return BackupResult(manifest, contents, reading.differing, request.copies.behind)
@@ -101,6 +109,16 @@ def _check_recipients(request: BackupRequest, now: datetime, reporter: Reporter)
         reporter.report(Noticed(problem.message, problem.hint))
 
 
+def _tell_of_problem(note: UnfinishedBackup, reporter: Reporter) -> None:
+    if note.problem:
+        reporter.report(
+            Noticed(
+                f"what is stored could not be noted in the state folder: {note.problem}",
+                "Had this backup been cut off, the next one would have begun anew.",
+            )
+        )
+
+
 def plan_only(request: BackupRequest) -> BackupPlan:
     """What `back_up` would read now. Takes a snapshot, reads the catalog, and writes nothing."""
     with open_source(
@@ -108,47 +126,56 @@ def plan_only(request: BackupRequest) -> BackupPlan:
         lock_timeout_seconds=request.options.lock_timeout_seconds,
         reads_rows=False,
     ) as source:
-        return _plan(request, source, None)
+        return _plan(request, source, Earlier())
 
 
-def _plan(request: BackupRequest, source: Source, before: Contents | None) -> BackupPlan:
-    tables = whole_tables(before, request.copies.reusable(request.now())) if before else ()
+def _plan(request: BackupRequest, source: Source, earlier: Earlier) -> BackupPlan:
+    stored = request.copies.reusable(request.now()) if not earlier.is_empty else {}
+    tables = {} if earlier.is_empty else stored_tables(earlier, stored)
     return plan_backup(
         request.kind,
         source.relations,
         source.large_objects,
         part_pages=request.options.part_pages,
-        reusable=Reusable(
-            {table.name: table for table in tables}, source.keys.keys, source.point.horizon
-        ),
+        reusable=Reusable(tables, source.keys.keys, source.point.horizon),
     )
 
 
-def _look_back(request: BackupRequest, epoch: Epoch, now: datetime) -> Earlier:
+def _look_back(request: BackupRequest, store: _Storing) -> Earlier:
+    days = request.options.full_read_days
     earlier = look_back(
         request.copies,
         request.database,
         request.keys,
-        epoch=epoch.id,
-        now=now,
-        full_read_days=request.options.full_read_days,
+        epoch=store.epoch.id,
+        now=store.started,
+        full_read_days=days,
     )
-    if request.read_everything and earlier.contents is not None:
+    if request.read_everything:
+        store.unfinished.forget()
         return replace(earlier, contents=None, why="")
-    if request.keys.is_distrusted(request.database) and earlier.contents is not None:
+    if request.keys.is_distrusted(request.database):
+        store.unfinished.forget()
         why = "a stored part was found wrong, and no full read has ended since"
-        return replace(earlier, contents=None, why=why)
-    return earlier
+        return replace(earlier, contents=None, why=why if earlier.contents is not None else "")
+    unfinished = still_usable(
+        store.unfinished.parts(), epoch=store.epoch.id, now=store.started, full_read_days=days
+    )
+    return replace(earlier, unfinished=unfinished)
 
 
 class _Storing:
     """Streams into all repositories, sealed to the epoch, and how many bytes that added."""
 
-    def __init__(self, request: BackupRequest, epoch: Epoch) -> None:
+    def __init__(
+        self, request: BackupRequest, epoch: Epoch, started: datetime, unfinished: UnfinishedBackup
+    ) -> None:
         self._put = request.copies.put
         self._level = request.options.compression_level
         self._lock = threading.Lock()
         self.epoch = epoch
+        self.started = started
+        self.unfinished = unfinished
         self.index = request.keys.index_key().recipient
         self.added_bytes = 0
 
@@ -166,6 +193,11 @@ class _Storing:
         writer.write(data)
         return writer.close()
 
+    def note(self, table: TableName, key: str, part: Part) -> None:
+        """Let the next backup use a part again, should this one not come to its end."""
+        if key:
+            self.unfinished.add(StoredPart(table, key, part, self.epoch.id, self.started))
+
     def _count(self, size: int) -> None:
         with self._lock:
             self.added_bytes += size
@@ -180,7 +212,7 @@ def _read(
         lock_timeout_seconds=request.options.lock_timeout_seconds,
         reads_rows=request.kind.has_data,
     ) as source:
-        plan = _plan(request, source, earlier.contents)
+        plan = _plan(request, source, earlier)
         if request.kind.has_data:
             _tell_why_everything_is_read(source, earlier, reporter)
         programs = request.choose_client(
@@ -191,10 +223,12 @@ def _read(
         options = ReadOptions(
             Connecting(programs, request.address, request.options.lock_timeout_seconds),
             jobs=request.jobs,
+            read_limit=request.options.read_limit,
             max_seconds=request.options.max_snapshot_hours * 3600,
             verify_share=request.options.verify_share,
             new_writer=store.stream,
             on_difference=lambda: request.keys.distrust(request.database),
+            on_stored=store.note,
         )
         return source, read_all(source, plan, options, reporter), plan
 
@@ -215,7 +249,6 @@ def _tell_why_everything_is_read(source: Source, earlier: Earlier, reporter: Rep
 
 def _contents(
     backup: BackupId,
-    started: datetime,
     source: Source,
     reading: Reading,
     plan: BackupPlan,
@@ -236,15 +269,15 @@ def _contents(
         large_objects=_large_objects(plan, reading) if kind.has_data else LargeObjects(),
         populated_matviews=_populated_matviews(source, reading),
         not_kept=(*plan.not_kept, *source.not_kept, *reading.not_kept),
-        full_read=_full_read(started, reading, earlier) if kind.has_data else None,
+        full_read=_full_read(store.started, reading, earlier) if kind.has_data else None,
     )
 
 
 def _full_read(started: datetime, reading: Reading, earlier: Earlier) -> datetime:
     """When everything was last read: now, unless parts of the earlier backup serve again."""
-    if earlier.contents is None or earlier.contents.full_read is None or not reading.parts_reused:
+    if earlier.full_read is None or not reading.parts_reused:
         return started
-    return earlier.contents.full_read
+    return earlier.full_read
 
 
 def _populated_matviews(source: Source, reading: Reading) -> tuple[TableName, ...]:
@@ -273,7 +306,6 @@ def _seal(
     reading: Reading,
     earlier: Earlier,
     store: _Storing,
-    started: datetime,
 ) -> Manifest:
     """Store the table of contents and the restore script, and make the public manifest."""
     private = store.keep(dump_contents(contents), store.index).objects
@@ -292,9 +324,9 @@ def _seal(
         host=socket.gethostname(),
         tool=f"pgkeep {__version__}",
         server_version=contents.point.server_version,
-        started=started,
+        started=store.started,
         finished=finished,
-        seconds=round((finished - started).total_seconds(), 3),
+        seconds=round((finished - store.started).total_seconds(), 3),
         epoch=store.epoch.id,
         contents=private,
         script=script,

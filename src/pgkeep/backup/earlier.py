@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
 
+from pgkeep.backup.plan import StoredTable
+from pgkeep.backup.unfinished import StoredPart, whole_parts
 from pgkeep.errors import PgkeepError
-from pgkeep.model import Contents, Manifest, TableContents
+from pgkeep.model import Contents, Manifest, TableContents, TableName
 from pgkeep.repository.copies import Copies
 from pgkeep.repository.hostkeys import HostKeys
 from pgkeep.repository.manifests import dump_manifest
@@ -19,13 +21,29 @@ from pgkeep.repository.repository import Repository
 class Earlier:
     """The newest number and manifest hash of a database's backups, and contents to build on.
 
-    Without `contents` everything is read; `why` then says why, if nobody would expect it.
+    Without `contents` everything is read but what is `unfinished`: the parts that backups which
+    came to no end have stored since. `why` says why there are no contents, if nobody would expect
+    it.
     """
 
     sequence: int = 0
     previous: str = ""
     contents: Contents | None = None
     why: str = ""
+    unfinished: tuple[StoredPart, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to build on."""
+        return self.contents is None and not self.unfinished
+
+    @property
+    def full_read(self) -> datetime | None:
+        """When everything in it was read, or before then nothing was."""
+        moments = [one.read for one in self.unfinished]
+        if self.contents is not None and self.contents.full_read is not None:
+            moments.append(self.contents.full_read)
+        return min(moments, default=None)
 
 
 def look_back(
@@ -78,8 +96,24 @@ def _contents(
     return contents, ""
 
 
-def whole_tables(contents: Contents, sizes: Mapping[str, int]) -> tuple[TableContents, ...]:
-    """The tables whose every object is among those that may be used again, with its size."""
+def stored_tables(earlier: Earlier, sizes: Mapping[str, int]) -> dict[TableName, StoredTable]:
+    """What may be used again, given the size of each object that may: published, or noted since.
+
+    A published table must be whole, a part of an unfinished backup only itself. Of two parts for
+    one range, the one of the unfinished backup was read later.
+    """
+    found: dict[TableName, StoredTable] = {}
+    for table in _whole_tables(earlier.contents, sizes) if earlier.contents else ():
+        found[table.name] = StoredTable(table.key, table.parts)
+    for (name, key), parts in whole_parts(earlier.unfinished, sizes).items():
+        published = found.get(name)
+        rest = published.parts if published is not None and published.key == key else ()
+        others = (part for part in rest if part.first_page not in parts)
+        found[name] = StoredTable(key, (*parts.values(), *others))
+    return found
+
+
+def _whole_tables(contents: Contents, sizes: Mapping[str, int]) -> tuple[TableContents, ...]:
     return tuple(
         table
         for table in contents.tables

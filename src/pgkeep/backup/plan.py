@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pgkeep.errors import PermissionMissing, PgkeepError, RowsHidden
-from pgkeep.model import Kind, NotKept, Part, TableContents, TableName
+from pgkeep.model import Kind, NotKept, Part, TableName
 from pgkeep.postgres.catalog import (
     PAGE_BYTES,
     LargeObject,
@@ -79,14 +79,22 @@ def describe_plan(plan: BackupPlan) -> Iterator[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Reusable:
-    """Tables of an earlier backup that are whole in every repository, and the keys now."""
+class StoredTable:
+    """Parts of a table that are stored already, and what their text depended on."""
 
-    tables: Mapping[TableName, TableContents]
+    key: str
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reusable:
+    """What earlier backups stored, and the keys and the horizon now."""
+
+    tables: Mapping[TableName, StoredTable]
     keys: Mapping[int, str]
     horizon: int
 
-    def table(self, relation: Relation) -> TableContents | None:
+    def table(self, relation: Relation) -> StoredTable | None:
         """The earlier table, if its text depends on the same things as it does now."""
         before = self.tables.get(relation.name)
         key = self.keys.get(relation.oid, "")
@@ -152,7 +160,7 @@ def _table_parts(table: Relation, part_pages: int | None, reusable: Reusable) ->
 
 
 def _with_previous(
-    part: PartRead, table: Relation, before: TableContents | None, reusable: Reusable
+    part: PartRead, table: Relation, before: StoredTable | None, reusable: Reusable
 ) -> PartRead:
     """The part with what was stored for it, if its range then held no page that it lacks now.
 
@@ -168,11 +176,12 @@ def _with_previous(
     return part
 
 
-def _earlier_step(before: TableContents | None) -> int:
+def _earlier_step(before: StoredTable | None) -> int:
     """The pages in a part of the earlier backup: ranges must stay where they were."""
-    if before is None or before.parts[0].end_page is None:
-        return 0
-    return before.parts[0].end_page
+    for part in before.parts if before else ():
+        if part.end_page is not None:
+            return part.end_page - part.first_page
+    return 0
 
 
 def _pages_in_a_part(table: Relation, part_pages: int | None) -> int:

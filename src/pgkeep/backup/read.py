@@ -8,6 +8,7 @@ other threads run, and in the readers' own processes; docs/decisions.md has the 
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, wait
@@ -26,6 +27,7 @@ from pgkeep.errors import (
 )
 from pgkeep.events import Noticed, Progressed, Reporter, StageBegan, StageEnded
 from pgkeep.model import NotKept, Part, SealedStream, TableContents, TableName
+from pgkeep.pacing import Pace
 from pgkeep.postgres import catalog
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.copying import CopyReader
@@ -78,10 +80,14 @@ class ReadOptions:
 
     connecting: Connecting
     jobs: int
+    read_limit: int | None
+    """Bytes of rows per second, over all readers together."""
     max_seconds: float
     verify_share: float
     new_writer: Callable[[SealedStream | None], StreamWriter]
     on_difference: Callable[[], None]
+    on_stored: Callable[[TableName, str, Part], None] = lambda *_: None
+    """Told of each part of a table that was read and stored, and of the table's key."""
 
 
 def read_all(source: Source, plan: BackupPlan, options: ReadOptions, reporter: Reporter) -> Reading:
@@ -148,6 +154,8 @@ class _Work:
         self._reporter = reporter
         self._readers = Readers(self._new_reader)
         self._runs = Runs()
+        self._aborted = threading.Event()
+        self._pace = Pace(options.read_limit, sleep=self._aborted.wait)
         self._executor: Executor = ThreadPoolExecutor(
             options.jobs + 1, thread_name_prefix="pgkeep-read"
         )
@@ -234,6 +242,7 @@ class _Work:
         self._wait([self._schema, self._roles])
 
     def abort(self) -> None:
+        self._aborted.set()
         self._runs.end()
         self._readers.abort()
 
@@ -279,9 +288,15 @@ class _Work:
                 writer.write(piece)
                 self._reporter.report(Progressed(STAGE, len(piece), reader.lines - rows))
                 rows = reader.lines
+                # psql and the server wait meanwhile, as they do when the store is slow.
+                self._pace.wait_after(len(piece))
         text = writer.close()
         horizon = self._source.point.horizon
-        return Part(planned.first_page, planned.end_page, rows, text, horizon)
+        part = Part(planned.first_page, planned.end_page, rows, text, horizon)
+        if planned.table is not None:
+            key = self._source.keys.keys.get(planned.table.oid, "")
+            self._options.on_stored(planned.table.name, key, part)
+        return part
 
     def _same_as_before(self, planned: PartRead) -> Part:
         """The earlier part under today's range; what was seen to be the same is as new."""
@@ -307,7 +322,8 @@ class _Work:
             raise SnapshotHeldTooLong(
                 f"the backup was not done after {self._options.max_seconds / 3600:.1f} h, and its"
                 " snapshot holds back the source's vacuum",
-                hint="Raise backup.max_snapshot_hours, or give the backup more jobs.",
+                hint="Raise backup.max_snapshot_hours or backup.read_limit, or give the backup more"
+                " jobs. The next one goes on where this one was.",
             )
 
     # --- result -------------------------------------------------------------------------------

@@ -188,6 +188,7 @@ EVENT_TRIGGERS = {
 
 
 def create_event_trigger(name: str) -> str:
+    """The statement that makes one of `EVENT_TRIGGERS`."""
     event, function = EVENT_TRIGGERS[name]
     return f"CREATE EVENT TRIGGER {name} ON {event} EXECUTE FUNCTION {SCHEMA}.{function}()"
 

@@ -9,17 +9,23 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import partial, wraps
+from functools import partial
 from getpass import getpass
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TextIO, TypeVar, cast
 
-import rich_click as click
 from rich.console import Console
 from rich.markup import escape
 
 from pgkeep import config as configuration
-from pgkeep.cli.progress import CliReporter, PlainReporter, QuietReporter, TerminalReporter
+from pgkeep.cli.output import Output
+from pgkeep.cli.progress import (
+    CliReporter,
+    JsonReporter,
+    PlainReporter,
+    QuietReporter,
+    TerminalReporter,
+)
 from pgkeep.config import Config, RepositoryConfig, Secret
 from pgkeep.errors import (
     ConfigurationError,
@@ -29,8 +35,8 @@ from pgkeep.errors import (
     NotAuthentic,
     ObjectMissing,
     PgkeepError,
-    UsageError,
 )
+from pgkeep.events import Noticed
 from pgkeep.model import BackupId, Contents, Kind, Manifest, Tier
 from pgkeep.platforms.projects import same_projects
 from pgkeep.postgres.address import Address
@@ -91,7 +97,11 @@ class Context:
     gpg_home_option: Path | None = None
     signers_path: Path | None = None
     trusted_fingerprints: tuple[str, ...] = ()
-    out: Console = field(default_factory=lambda: Console(highlight=False, soft_wrap=True))
+    out: Console = field(
+        default_factory=lambda: Console(
+            file=cast(TextIO, Output()), highlight=False, soft_wrap=True
+        )
+    )
     err: Console = field(
         default_factory=lambda: Console(stderr=True, highlight=False, soft_wrap=True)
     )
@@ -118,8 +128,8 @@ class Context:
     def _warn_of_secrets(self, config: Config) -> None:
         for setting in config.inline_secrets():
             key = setting.rpartition(".")[2]
-            self.err.print(
-                f"[yellow]![/] the secret of {setting} stands in {escape(str(config.origin))}:"
+            self.warn(
+                f"the secret of {setting} stands in {config.origin}:"
                 f' better {key} = {{ env = "..." }} or {{ file = "..." }}'
             )
 
@@ -179,16 +189,30 @@ class Context:
 
     def reporter(self) -> CliReporter:
         """Progress on standard error, in the form that suits it."""
+        if self.as_json:
+            return JsonReporter(_write_error, quiet=self.quiet)
         if self.quiet:
             return QuietReporter(self.err)
         if self.err.is_terminal:
             return TerminalReporter(self.err)
         return PlainReporter(self.err)
 
+    def warn(self, message: str) -> None:
+        """Say something that a person should know."""
+        self.remark(message, mark="[yellow]![/]")
+
+    def remark(self, message: str, *, mark: str) -> None:
+        """Say something on standard error, in the form of this call."""
+        if self.as_json:
+            JsonReporter(_write_error).report(Noticed(message))
+        else:
+            self.err.print(f"{mark} {escape(message)}")
+
     def answer(self, document: object) -> None:
         """The one JSON document of a call with --json."""
-        sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
-        sys.stdout.flush()
+        output = Output()
+        output.write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
+        output.flush()
 
     # --- repositories -----------------------------------------------------------------------
 
@@ -277,7 +301,7 @@ class Context:
         return open_to_write(where, store, self.known_repositories, self.now(), self._tell_of_new)
 
     def _tell_of_new(self, repository: Repository) -> None:
-        self.err.print(f"[green]+[/] made a new repository at {repository.store.url}")
+        self.remark(f"made a new repository at {repository.store.url}", mark="[green]+[/]")
 
     @property
     def known_repositories(self) -> KnownRepositories:
@@ -293,10 +317,7 @@ class Context:
         """Tell of each copy that lies in the very project of Supabase that is backed up."""
         endpoints = {name: place.endpoint for name, place in self.places().items()}
         for same in same_projects(endpoints, {database: (address.host, address.user)}):
-            self.err.print(
-                f"[yellow]![/] repository {escape(same.repository)}: {escape(same.what)}."
-                f" {same.remedy}"
-            )
+            self.warn(f"repository {same.repository}: {same.what}. {same.remedy}")
 
     def keep_everywhere(self, path: str, data: bytes, signer: PublicSigner) -> None:
         """Put a small signed file into every repository. At least one has to take it."""
@@ -315,7 +336,7 @@ class Context:
 
     def notice(self, problem: PgkeepError) -> None:
         """Tell of something that does not keep this command from its work."""
-        self.err.print(f"[yellow]![/] {escape(problem.message)}")
+        self.warn(problem.message)
         self.needs_attention = True
 
     def listing(self, repository: Repository, database: str | None) -> Listing:
@@ -461,6 +482,11 @@ class Context:
         return open_contents(found.source, found.manifest, [self.epoch_identity(found)])
 
 
+def _write_error(text: str) -> None:
+    sys.stderr.write(text)
+    sys.stderr.flush()
+
+
 def store_settings(name: str, item: RepositoryConfig, state_dir: Path) -> StoreSettings:
     """How to reach a configured repository, its secrets fetched from where they are."""
 
@@ -523,106 +549,3 @@ def _ask_passphrase(prompt: str) -> str:
             hint=f"Set {PASSPHRASE_VARIABLE}, or run this in a terminal.",
         )
     return getpass(f"{prompt}: ")
-
-
-# --- options --------------------------------------------------------------------------------
-
-
-def command_options(
-    *, repository: bool = False, identity: bool = False, trust: bool | None = None
-) -> Callable[[Callable[..., R]], Callable[..., R]]:
-    """The options that commands share; the function gets them as one `Context`, its first.
-
-    `trust` is for what reads backups: where a repository can be named, unless it is said otherwise.
-    """
-    shared = _shared(repository, identity, repository if trust is None else trust)
-
-    def decorate(function: Callable[..., R]) -> Callable[..., R]:
-        @wraps(function)
-        def run(**values: Any) -> R:
-            context = Context(
-                config_path=values.pop("config_path"),
-                as_json=values.pop("as_json"),
-                quiet=values.pop("quiet"),
-                repository_urls=values.pop("repository_urls", ()),
-                identity_paths=values.pop("identity_paths", ()),
-                gpg_home_option=values.pop("gpg_home", None),
-                signers_path=values.pop("signers_path", None),
-                trusted_fingerprints=values.pop("trusted_fingerprints", ()),
-            )
-            values.pop("debug")
-            return function(context, **values)
-
-        wrapped: Callable[..., R] = run
-        for option in reversed(shared):
-            wrapped = option(wrapped)
-        return wrapped
-
-    return decorate
-
-
-def _shared(repository: bool, identity: bool, trust: bool) -> list[Callable[..., Any]]:
-    options: list[Callable[..., Any]] = []
-    if repository:
-        options.append(
-            click.option(
-                "--repository",
-                "repository_urls",
-                multiple=True,
-                metavar="URL",
-                help="Use this repository, not the configured ones (needs no configuration).",
-            )
-        )
-    if trust:
-        options.append(
-            click.option(
-                "--allowed-signers",
-                "signers_path",
-                type=click.Path(path_type=Path),
-                help="A file of signers to believe, kept outside the repository.",
-            )
-        )
-        options.append(
-            click.option(
-                "--trust",
-                "trusted_fingerprints",
-                multiple=True,
-                metavar="FINGERPRINT",
-                help="Believe the signer with this fingerprint (SHA256:...).",
-            )
-        )
-    if identity:
-        options.append(
-            click.option(
-                "--identity",
-                "identity_paths",
-                multiple=True,
-                type=click.Path(path_type=Path),
-                help=f"A key that opens backups; repeatable (or {IDENTITY_VARIABLE}).",
-            )
-        )
-        options.append(
-            click.option(
-                "--gpg-home",
-                type=click.Path(path_type=Path),
-                help="The folder of the gpg keyring that opens backups.  [default: gpg's own]",
-            )
-        )
-    options += [
-        click.option(
-            "--config",
-            "config_path",
-            type=click.Path(path_type=Path),
-            help=f"The configuration file (or {configuration.CONFIG_VARIABLE}).",
-        ),
-        click.option("--json", "as_json", is_flag=True, help="Answer with one JSON document."),
-        click.option("--quiet", is_flag=True, help="Show no progress."),
-        click.option("--debug", is_flag=True, help="Show a traceback with an error."),
-    ]
-    return options
-
-
-def refuse_together(first: bool, second: bool, words: str) -> None:
-    """`UsageError` when two options that exclude each other are both given."""
-    if first and second:
-        raise UsageError(f"{words} exclude each other")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import traceback
@@ -16,7 +17,7 @@ from rich.markup import escape
 from pgkeep import __version__
 from pgkeep.errors import ExitCode, PgkeepError
 
-_SIGNALLED = 128
+SIGNALLED = 128
 """Shells answer this plus the signal's number."""
 
 
@@ -78,7 +79,17 @@ def main() -> NoReturn:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # nohup has it ignored
             signal.signal(number, _end)
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    _leave_no_output_behind()
+    sys.exit(code)
+
+
+def _leave_no_output_behind() -> None:
+    """What could not be written was told: Python must not try and complain once more."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _end(number: int, _: object) -> NoReturn:
@@ -111,9 +122,7 @@ def run(arguments: list[str]) -> int:
             f"[E004] {what} by {signal.Signals(number).name}",
             "Nothing half-written counts; run the same command again.",
         )
-        return _SIGNALLED + number
-    except BrokenPipeError:
-        return ExitCode.FAILED
+        return SIGNALLED + number
     except Exception as exc:
         if "--debug" in arguments:
             traceback.print_exc()

@@ -1,10 +1,13 @@
-"""Progress for people: bars on a terminal, a line a step elsewhere. Always on standard error."""
+"""Progress: bars on a terminal, a line a step elsewhere, JSON for programs. On standard error."""
 
 from __future__ import annotations
 
+import json
 import threading
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
 from typing import Self
 
 from rich.console import Console
@@ -131,7 +134,94 @@ class QuietReporter(AbstractContextManager["QuietReporter"]):
             self._console.print(_notice(event))
 
 
-CliReporter = TerminalReporter | PlainReporter | QuietReporter
+class JsonReporter(AbstractContextManager["JsonReporter"]):
+    """One JSON object a line, for programs: docs/json.md says which. Notices only if `quiet`.
+
+    A stage tells of its progress once in `interval_seconds` at most, in sums and not differences.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[str], object],
+        *,
+        quiet: bool = False,
+        interval_seconds: float = 0.5,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._write = write
+        self._quiet = quiet
+        self._interval_seconds = interval_seconds
+        self._clock = clock
+        self._stages: dict[str, _Stage] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def report(self, event: Event) -> None:
+        with self._lock:
+            match event:
+                case Noticed():
+                    self._tell({"event": "notice", "message": event.message, "hint": event.hint})
+                case _ if self._quiet:
+                    pass
+                case StageBegan():
+                    now = self._clock()
+                    self._stages[event.stage] = _Stage(event, began=now, told=now)
+                    self._tell({"event": "began", **_totals(event)})
+                case Progressed():
+                    self._advance(event)
+                case StageEnded():
+                    self._end(event)
+
+    def _advance(self, event: Progressed) -> None:
+        stage = self._stages.get(event.stage)
+        if stage is None:
+            return
+        stage.bytes += event.bytes
+        stage.rows += event.rows
+        now = self._clock()
+        if now - stage.told >= self._interval_seconds:
+            stage.told = now
+            self._tell({"event": "progress", **_totals(stage.event), **stage.sums(now)})
+
+    def _end(self, event: StageEnded) -> None:
+        now = self._clock()
+        stage = self._stages.pop(event.stage, None) or _Stage(StageBegan(event.stage), now, now)
+        sums = stage.sums(now)
+        self._tell({"event": "ended", "stage": event.stage, **sums, "summary": event.summary})
+
+    def _tell(self, document: dict[str, object]) -> None:
+        with suppress(OSError, ValueError):  # nobody listens any more: no reason to end the work
+            self._write(json.dumps(document, ensure_ascii=False) + "\n")
+
+
+@dataclass(slots=True)
+class _Stage:
+    """A stage under way, and what it has come to."""
+
+    event: StageBegan
+    began: float
+    told: float
+    bytes: int = 0
+    rows: int = 0
+
+    def sums(self, now: float) -> dict[str, object]:
+        return {"bytes": self.bytes, "rows": self.rows, "seconds": round(now - self.began, 3)}
+
+
+def _totals(event: StageBegan) -> dict[str, object]:
+    return {
+        "stage": event.stage,
+        "total_bytes": event.total_bytes,
+        "total_rows": event.total_rows,
+    }
+
+
+CliReporter = JsonReporter | TerminalReporter | PlainReporter | QuietReporter
 
 
 def _ended(event: StageEnded, seconds: float) -> str:

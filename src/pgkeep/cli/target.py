@@ -15,8 +15,8 @@ def target_address(context: Context, text: str) -> Address:
             return Address.parse(reference.resolve("the target's URL"))
     address = Address.parse(text)
     if "password" in address.parameters and not address.is_local:
-        context.err.print(
-            "[yellow]![/] a password on the command line can be seen by every user of this"
-            " machine: better --target env:NAME or file:PATH"
+        context.warn(
+            "a password on the command line can be seen by every user of this machine: better"
+            " --target env:NAME or file:PATH"
         )
     return address

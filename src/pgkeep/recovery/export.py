@@ -68,8 +68,18 @@ class Sink(Protocol):
     def write(self, data: bytes, /) -> object: ...
 
 
+def check_name(path: Path) -> None:
+    """`UsageError` unless a file's name says how to write it."""
+    if path.suffix not in (".sql", ".gz", ".zst"):
+        raise UsageError(
+            f"{path.name!r} does not say how to write it" if path.name else "no file is named",
+            hint="End the name in .sql, .sql.gz or .sql.zst.",
+        )
+
+
 def export(request: ExportRequest, path: Path, reporter: Reporter) -> int:
     """Write a `.sql`, `.sql.gz` or `.sql.zst` file, private, whole or not at all; rows written."""
+    check_name(path)
     with _whole_file(path) as stream, _compressed(stream, path) as sink:
         return write_sql(request, sink, reporter)
 
@@ -304,12 +314,7 @@ def _compressed(stream: BinaryIO, path: Path) -> Iterator[Sink]:
                 filename="", fileobj=stream, mode="wb", compresslevel=6, mtime=0
             ) as zipped:
                 yield zipped
-        case ".zst":
+        case _:
             compressor = zstandard.ZstdCompressor(level=3, write_checksum=True)
             with compressor.stream_writer(stream, closefd=False) as squeezed:
                 yield squeezed
-        case _:
-            raise UsageError(
-                f"{path.name!r} does not say how to write it",
-                hint="End the name in .sql, .sql.gz or .sql.zst.",
-            )

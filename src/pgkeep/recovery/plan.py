@@ -109,6 +109,10 @@ class RestorePlan:
         return sum(table.source.rows for table in self.tables)
 
 
+_NAME_BYTES = 63
+"""PostgreSQL cuts longer names."""
+
+
 def parse_table_name(text: str) -> TableName:
     """`schema.table` or `table` (in public), with double quotes where a name needs them."""
     parts, rest = [], text
@@ -145,6 +149,19 @@ def _bad_table_name(text: str) -> UsageError:
         f"{text!r} is not a table's name",
         hint='Write schema.table, with double quotes where needed: public."Order Items".',
     )
+
+
+def parse_schema_name(text: str) -> str:
+    """A schema that tables may be put under, as it is written; `UsageError` for any other."""
+    if not text or "\0" in text or len(text.encode()) > _NAME_BYTES:
+        raise UsageError(
+            f"{text!r} is not a schema's name", hint=f"A name has 1 to {_NAME_BYTES} bytes."
+        )
+    if text == "information_schema" or text.startswith("pg_"):
+        raise UsageError(
+            f"schema {text!r} belongs to PostgreSQL itself", hint="Choose another name."
+        )
+    return text
 
 
 def check_scope(scope: Scope, kind: Kind) -> Scope:

@@ -88,18 +88,21 @@ def _told_that_it_is_incomplete(target: Address, *, whole: bool) -> Iterator[Non
         raise exc from first.__cause__
 
 
-def describe_plan(request: RestoreRequest) -> Iterator[str]:
-    """What `restore` would do, in words, from the backup alone."""
+def plan_only(request: RestoreRequest) -> RestorePlan:
+    """What `restore` would do, from the backup alone."""
     scope = check_scope(request.scope, request.manifest.kind)
     archive_bytes = schema_archive(request, scope)
-    plan = plan_restore(
-        request.contents, read_archive(archive_bytes) if archive_bytes else None, scope
-    )
+    archive = read_archive(archive_bytes) if archive_bytes else None
+    return plan_restore(request.contents, archive, scope)
+
+
+def describe_plan(request: RestoreRequest, plan: RestorePlan) -> Iterator[str]:
+    """The plan in words."""
     point = request.contents.point
     yield f"restore backup {request.manifest.backup}, as of {point.taken:%Y-%m-%d %H:%M:%S} UTC"
     yield f"  from {request.sealed.source.url}"
     yield f"  into {request.target}"
-    if scope.schema:
+    if request.scope.schema:
         yield f"1. make {len(plan.before)} definitions (schemas, types, functions, tables)"
     yield f"2. load {plan.rows:,} rows ({plan.text_bytes:,} bytes) into {len(plan.tables)} tables:"
     for table in plan.tables:

@@ -56,6 +56,11 @@ class HostKeys:
         self._folder = state_dir
 
     @property
+    def folder(self) -> Path:
+        """The state folder."""
+        return self._folder
+
+    @property
     def signing_path(self) -> Path:
         return self._folder / "signing.key"
 

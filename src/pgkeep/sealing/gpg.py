@@ -22,6 +22,7 @@ from pgkeep.errors import (
     KeyUnusable,
     PgkeepError,
     ProgramMissing,
+    RecipientUnusable,
 )
 
 PREFIX = "gpg:"
@@ -162,7 +163,7 @@ class Keyring:
         return f"the keyring {str(self.home)!r}" if self.home else "gpg's own keyring"
 
     def find(self, name: str) -> GpgKey:
-        """The one key that `name` means and that can be sealed to; otherwise `KeyUnusable`.
+        """The one key that `name` means and that can be sealed to; otherwise `RecipientUnusable`.
 
         A name is what gpg takes: a fingerprint, a key ID, a part of a user ID. A mail address means
         exactly that address. Who owns a key is not asked of gpg's web of trust: what is in the
@@ -171,14 +172,14 @@ class Keyring:
         listed = self._list(name)
         usable = [key for key in listed if not key.flaw(name)]
         if not listed:
-            raise KeyUnusable(
+            raise RecipientUnusable(
                 f"there is no key {name!r} in {self}", hint="Import it there: gpg --import FILE."
             )
         if not usable:
             flaws = ", and ".join(f"{key} {key.flaw(name)}" for key in listed)
-            raise KeyUnusable(f"gpg key {name!r} cannot be sealed to: {flaws}", hint=_REMEDY)
+            raise RecipientUnusable(f"gpg key {name!r} cannot be sealed to: {flaws}", hint=_REMEDY)
         if len(usable) > 1:
-            raise KeyUnusable(
+            raise RecipientUnusable(
                 f"{name!r} means {len(usable)} keys in {self}: {', '.join(map(str, usable))}",
                 hint=f"Name one by its fingerprint, {PREFIX}{usable[0].fingerprint} or another.",
             )
@@ -216,7 +217,7 @@ class Keyring:
 
     def _list(self, name: str) -> list[ListedKey]:
         if not name or not name.isprintable():
-            raise KeyUnusable(
+            raise RecipientUnusable(
                 f"{PREFIX}{name!r} names no key", hint=f"Write {PREFIX} and a name, as for gpg."
             )
         wanted = f"<{name}>" if _MAIL_ADDRESS.fullmatch(name) else name

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_private_key,
 )
 
-from pgkeep.errors import DamagedObject, KeyMissing, KeyUnusable, NotAuthentic
+from pgkeep.errors import DamagedObject, KeyMissing, KeyUnusable, NotAuthentic, RecipientUnusable
 from pgkeep.sealing.age import X25519Identity, X25519Recipient
 
 PassphraseCallback = Callable[[str], str]
@@ -54,11 +54,11 @@ class Recipient:
 def parse_recipient(text: str) -> Recipient:
     """Reads `age1...`, `ssh-ed25519 AAAA... comment` or `ssh-rsa AAAA... comment`.
 
-    KeyUnusable for anything else; the error never shows a secret that was pasted by mistake.
+    RecipientUnusable for anything else; the error never shows a secret that was pasted by mistake.
     """
     words = text.split()
     if _holds_a_secret(text):
-        raise KeyUnusable(
+        raise RecipientUnusable(
             "this is a private key, and a recipient must be a public one",
             hint="Give the recipient that belongs to it (age1..., or the .pub file), and keep the"
             " private key off this host.",
@@ -67,7 +67,7 @@ def parse_recipient(text: str) -> Recipient:
         return _parse_age_recipient(words[0])
     if len(words) >= 2 and words[0] in ("ssh-ed25519", "ssh-rsa"):
         return _parse_ssh_recipient(f"{words[0]} {words[1]}")
-    raise KeyUnusable(
+    raise RecipientUnusable(
         f'not a recipient that can be sealed to: "{_shorten(text)}"',
         hint="A recipient is age1..., ssh-ed25519 AAAA..., ssh-rsa AAAA... or gpg:NAME.",
     )
@@ -100,7 +100,7 @@ def _parse_age_recipient(text: str) -> Recipient:
     try:
         return Recipient(text, pyrage.x25519.Recipient.from_str(text))
     except pyrage.RecipientError:
-        raise KeyUnusable(
+        raise RecipientUnusable(
             f'not an age recipient: "{_shorten(text)}"',
             hint="It may be cut off or mistyped, or of a kind that is not supported: an X25519"
             " recipient has 62 characters.",
@@ -111,7 +111,7 @@ def _parse_ssh_recipient(text: str) -> Recipient:
     try:
         return Recipient(text, pyrage.ssh.Recipient.from_str(text))
     except pyrage.RecipientError:
-        raise KeyUnusable(
+        raise RecipientUnusable(
             f'not an SSH public key: "{_shorten(text)}"',
             hint="Give the whole line of the .pub file.",
         ) from None

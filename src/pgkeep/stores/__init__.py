@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from pgkeep.errors import ConfigurationError
+from pgkeep.pacing import Pace
 from pgkeep.stores.base import Bytes, Store, StoredFile
 from pgkeep.stores.facts import StoreFacts
 from pgkeep.stores.local import LocalStore
@@ -34,9 +35,9 @@ def open_store(url: str, settings: StoreSettings | None = None) -> Store:
     settings = settings or StoreSettings()
     scheme = url.partition("://")[0]
     if scheme in ("s3", "gs"):
-        store = _throttled(_remote_store(parse_place(url), settings), settings)
+        store = _remote_store(parse_place(url), settings)
         return AddingStore(RetryingStore(store, RetryPolicy(attempts=settings.attempts)))
-    return _throttled(_local_store(url), settings)
+    return _throttled(_local_store(url), settings.upload_limit, settings.download_limit)
 
 
 def _local_store(url: str) -> Store:
@@ -61,7 +62,7 @@ def _remote_store(place: Place, settings: StoreSettings) -> Store:
             return S3Store(place, settings)
         from pgkeep.stores.gcs import GcsStore
 
-        return GcsStore(place, settings)
+        return _throttled(GcsStore(place, settings), None, settings.download_limit)
     except ModuleNotFoundError as exc:
         extra = "s3" if place.scheme == "s3" else "gcs"
         raise ConfigurationError(
@@ -70,9 +71,7 @@ def _remote_store(place: Place, settings: StoreSettings) -> Store:
         ) from exc
 
 
-def _throttled(store: Store, settings: StoreSettings) -> Store:
-    if settings.upload_limit is None and settings.download_limit is None:
+def _throttled(store: Store, upload: int | None, download: int | None) -> Store:
+    if upload is None and download is None:
         return store
-    return ThrottledStore(
-        store, upload_limit=settings.upload_limit, download_limit=settings.download_limit
-    )
+    return ThrottledStore(store, upload=Pace(upload), download=Pace(download))

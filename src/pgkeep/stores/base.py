@@ -47,7 +47,8 @@ class Store(Protocol):
     def put(self, name: str, data: Bytes) -> None:
         """Keep `data` under `name`, durably, or raise. Never visible in part under its name.
 
-        May be called again with the same name; the last call wins.
+        May be called again with the same name; the last call wins. An object's name
+        (`objects/<xx>/<sha256>`) is believed: a store may refuse other bytes under it.
         """
 
     def get(self, name: str) -> bytes:

@@ -17,6 +17,7 @@ from google.cloud import storage
 from google.oauth2 import service_account
 
 from pgkeep.errors import ConfigurationError, ObjectMissing, StoreAccessDenied, StoreError
+from pgkeep.pacing import Pace
 from pgkeep.stores.base import Bytes, StoredFile
 from pgkeep.stores.facts import StoreFacts
 from pgkeep.stores.gcs_errors import (
@@ -30,6 +31,7 @@ from pgkeep.stores.gcs_errors import (
 from pgkeep.stores.gcs_facts import BucketProperties, bucket_facts
 from pgkeep.stores.remote import (
     CONNECT_SECONDS,
+    PacedBody,
     PerProcess,
     Place,
     RemoteStore,
@@ -38,7 +40,6 @@ from pgkeep.stores.remote import (
 )
 
 _CONTENT_TYPE = "application/octet-stream"
-_BLOCK_BYTES = 256 << 10
 
 
 class _Blob(Protocol):
@@ -191,7 +192,7 @@ class GcsStore(RemoteStore):
                 hint="Set credentials_file, or GOOGLE_APPLICATION_CREDENTIALS.",
             ) from exc
         for scheme in ("https://", "http://"):
-            client._http.mount(scheme, _BlockwiseAdapter(pool_maxsize=settings.connections))
+            client._http.mount(scheme, _BlockwiseAdapter(self._upload, settings.connections))
         return client
 
     def _credentials(self) -> object | None:
@@ -245,12 +246,15 @@ class _BlockwiseAdapter(requests.adapters.HTTPAdapter):
     is meant for connecting: a slow line would never get an object through.
     """
 
-    def init_poolmanager(self, *args: Any, **options: Any) -> None:
-        super().init_poolmanager(*args, **options, blocksize=_BLOCK_BYTES)
+    def __init__(self, pace: Pace, connections: int) -> None:
+        self._pace = pace
+        super().__init__(pool_maxsize=connections)
 
     def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> Any:
         if isinstance(request.body, bytes):
-            request.body = BytesIO(request.body)  # type: ignore[assignment]
+            body = PacedBody(request.body, self._pace)
+            body.begin_sending()
+            request.body = body  # type: ignore[assignment]
         return super().send(request, *args, **options)
 
 

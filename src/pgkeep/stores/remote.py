@@ -16,11 +16,15 @@ from typing import Generic, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pgkeep.errors import ConfigurationError, StoreError
-from pgkeep.stores.base import StoredFile, checked_name, checked_prefix
+from pgkeep.pacing import Pace
+from pgkeep.stores.base import Bytes, StoredFile, checked_name, checked_prefix
 from pgkeep.stores.locking import hold_lock, lock_name
 
 CONNECT_SECONDS = 20.0
 """To reach a server takes moments or fails; also how long one block of an upload may be stuck."""
+
+BLOCK_BYTES = 256 << 10
+"""What is sent or received at once."""
 
 _CONNECTIONS = 64
 
@@ -153,6 +157,8 @@ class RemoteStore:
         self._place = place
         self._settings = settings
         self._bucket_seen = threading.Event()
+        self._upload = Pace(settings.upload_limit)
+        self._download = Pace(settings.download_limit)
 
     @property
     def url(self) -> str:
@@ -168,6 +174,46 @@ class RemoteStore:
             raise StoreError(f"cannot lock {self.url}: no folder for its lock file was named")
         path = folder / lock_name(f"{self._settings.endpoint or ''} {self.url}")
         return hold_lock(path, url=self.url, purpose=purpose)
+
+
+class PacedBody:
+    """What an upload sends, in blocks, as evenly as a limit asks.
+
+    A block is larger than HTTP libraries ask for (16 KiB), which costs less, and small enough for
+    the time that is meant for connecting, in which one block has to be sent. Before
+    `begin_sending`, whoever wants to hash the bytes gets as many as are asked for, at once.
+    """
+
+    def __init__(self, data: Bytes, pace: Pace, sha256: str | None = None) -> None:
+        self.sha256 = sha256
+        """The hash of all of it in hexadecimal digits, if that is known."""
+        self._data = memoryview(data)
+        self._pace = pace
+        self._at = 0
+        self._sending = False
+
+    def begin_sending(self) -> None:
+        """What is read from now on goes out."""
+        self._sending = True
+
+    def read(self, size: int | None = None) -> memoryview:
+        """The next bytes; when they are sent, a block of them, however many were asked for."""
+        if self._sending:
+            size = self._pace.block_bytes(BLOCK_BYTES)
+        begin, self._at = self._at, len(self._data) if size is None else self._at + size
+        block = self._data[begin : self._at]
+        self._at = begin + len(block)
+        if self._sending:
+            self._pace.wait_before(len(block))
+        return block
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Read from there, which is counted from the beginning or the end."""
+        self._at = offset + (len(self._data) if whence == os.SEEK_END else 0)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
 
 
 class PerProcess(Generic[T]):

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from hashlib import md5
-from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, TypedDict, cast
 
 import boto3
 from botocore.config import Config
@@ -18,7 +17,9 @@ from pgkeep.errors import ConfigurationError, ObjectMissing, StoreError, StoreUn
 from pgkeep.stores.base import Bytes, StoredFile
 from pgkeep.stores.facts import StoreFacts
 from pgkeep.stores.remote import (
+    BLOCK_BYTES,
     CONNECT_SECONDS,
+    PacedBody,
     PerProcess,
     Place,
     RemoteStore,
@@ -27,8 +28,10 @@ from pgkeep.stores.remote import (
 )
 from pgkeep.stores.s3_errors import SdkError, bucket_missing, code_of, status_of, translated
 from pgkeep.stores.s3_facts import bucket_facts
+from pgkeep.stores.s3_signing import sha256_in, sign_by_name
 
 if TYPE_CHECKING:
+    from botocore.response import StreamingBody
     from mypy_boto3_s3 import S3Client
 
 _NOT_LOCKED = {
@@ -43,40 +46,64 @@ _NOT_LOCKED = {
 _DEFAULT_REGION = "us-east-1"
 
 
+class _Digest(TypedDict, total=False):
+    ContentMD5: str
+
+
 class S3Store(RemoteStore):
     """See `pgkeep.stores.base.Store` for the contract.
 
-    A file is one PUT, never a multipart upload: whole or not at all, on every server. Its MD5 goes
-    along, so a server that looks refuses bytes that changed on the way. Nothing depends on
-    conditional requests, which many servers ignore.
+    A file is one PUT, never a multipart upload: whole or not at all, on every server. Its SHA-256
+    is part of the signature, so a server that checks it refuses bytes that changed on the way. Not
+    every server does: without TLS, which guards the way itself, an MD5 goes along too, and so it
+    does to a server that asks for one (Object Lock). Nothing depends on conditional requests,
+    which many servers ignore.
     """
 
     def __init__(self, place: Place, settings: StoreSettings) -> None:
         _check(settings)
         super().__init__(place, settings)
         self._client = PerProcess(self._connect)
+        self._wants_md5 = (settings.endpoint or "").startswith("http:")
 
     def put(self, name: str, data: Bytes) -> None:
         key = self._place.key(name)
-        digest = md5(data, usedforsecurity=False).digest()
         with self._translating(f"cannot write {name!r} to {self.url}"):
-            self._client().put_object(
-                Bucket=self._place.bucket,
-                Key=key,
-                Body=BytesIO(data),
-                ContentMD5=b64encode(digest).decode(),
-            )
+            try:
+                self._put(key, data, sha256_in(name))
+            except ClientError as exc:
+                if self._wants_md5 or not _asks_for_md5(exc):
+                    raise
+                self._wants_md5 = True
+                self._put(key, data, sha256_in(name))
+
+    def _put(self, key: str, data: Bytes, sha256: str | None) -> None:
+        extra: _Digest = {}
+        if self._wants_md5:
+            digest = md5(data, usedforsecurity=False).digest()
+            extra["ContentMD5"] = b64encode(digest).decode()
+        body = cast(IO[bytes], PacedBody(data, self._upload, sha256))
+        self._client().put_object(Bucket=self._place.bucket, Key=key, Body=body, **extra)
 
     def get(self, name: str) -> bytes:
         key = self._place.key(name)
         what = f"cannot read {name!r} from {self.url}"
         with self._translating(what):
             answer = self._client().get_object(Bucket=self._place.bucket, Key=key)
-            data: bytes = answer["Body"].read()
+            data = self._received(answer["Body"])
         expected = answer.get("ContentLength", len(data))
         if len(data) != expected:
             raise StoreUnavailable(f"{what}: {len(data)} bytes came instead of {expected}")
         return data
+
+    def _received(self, body: StreamingBody) -> bytes:
+        if not self._download.is_limited:
+            return body.read()
+        blocks = []
+        while block := body.read(self._download.block_bytes(BLOCK_BYTES)):
+            self._download.wait_after(len(block))
+            blocks.append(block)
+        return b"".join(blocks)
 
     def size(self, name: str) -> int:
         key = self._place.key(name)
@@ -163,7 +190,7 @@ class S3Store(RemoteStore):
                 aws_session_token=settings.session_token,
                 profile_name=settings.profile,
             )
-            return session.client(
+            client = session.client(
                 "s3",
                 endpoint_url=settings.endpoint,
                 region_name=settings.region or session.region_name or _DEFAULT_REGION,
@@ -171,6 +198,8 @@ class S3Store(RemoteStore):
             )
         except ProfileNotFound as exc:
             raise ConfigurationError(f"there is no AWS profile {settings.profile!r}") from exc
+        sign_by_name(client)
+        return client
 
     # --- errors -----------------------------------------------------------------------------
 
@@ -207,6 +236,16 @@ class S3Store(RemoteStore):
         return found
 
 
+def _asks_for_md5(error: ClientError) -> bool:
+    """Whether a server may have refused a PUT since no MD5 came with it.
+
+    Amazon does for Object Lock ("InvalidRequest: Content-MD5 OR x-amz-checksum- HTTP header is
+    required"), others with codes of their own.
+    """
+    message = error.response.get("Error", {}).get("Message", "")
+    return code_of(error) == "InvalidRequest" or "md5" in f"{code_of(error)} {message}".lower()
+
+
 def _check(settings: StoreSettings) -> None:
     if (settings.access_key_id is None) != (settings.secret_access_key is None):
         raise ConfigurationError("access_key_id and secret_access_key belong together")
@@ -224,9 +263,12 @@ def _config(settings: StoreSettings) -> Config:
         max_pool_connections=settings.connections,
         tcp_keepalive=True,
         retries={"total_max_attempts": 1, "mode": "standard"},
-        # Content-MD5 does what these would, and other servers have stored the SDK's checksums as
-        # part of the object.
+        # The signature's SHA-256 does what these would, and other servers have refused the SDK's
+        # checksums, or stored them as part of the object.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
-        s3={"addressing_style": settings.addressing or ("path" if settings.endpoint else "auto")},
+        s3={
+            "addressing_style": settings.addressing or ("path" if settings.endpoint else "auto"),
+            "payload_signing_enabled": True,
+        },
     )

@@ -168,7 +168,8 @@ def _of_the_sdk(error: Exception, what: str) -> StoreError:
                 f"{what}: the server's certificate was refused, or it does not speak TLS",
                 hint="Check the endpoint; AWS_CA_BUNDLE names a certificate of your own.",
             )
-        case RecursionError():  # the SDK follows a redirect that leads to itself until it breaks
+        # The SDK follows a redirect that leads to itself until Python's stack ends, wherever.
+        case _ if any(isinstance(one, RecursionError) for one in (error, error.__context__)):
             return StoreError(f"{what}: the server answers with a redirect", hint=_ELSEWHERE_HINT)
         case IncompleteReadError() | ResponseStreamingError():
             return StoreUnavailable(f"{what}: the answer was cut off")

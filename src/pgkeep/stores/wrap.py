@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
@@ -12,6 +11,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from pgkeep.errors import StoreAccessDenied, StoreError, StoreUnavailable
+from pgkeep.pacing import Pace
 from pgkeep.stores.base import Bytes, Store, StoredFile
 from pgkeep.stores.facts import StoreFacts
 
@@ -176,53 +176,21 @@ class ThrottledStore(StoreAround):
 
     Whole files take their turns, first come first served: a put waits before it sends, a get after
     it has received. So the limit holds over several files, while each single one travels as fast
-    as it can. `None` is no limit.
+    as it can: for stores that cannot pause within a file. `None` is no limit.
     """
 
     def __init__(
-        self,
-        inner: Store,
-        *,
-        upload_limit: int | None = None,
-        download_limit: int | None = None,
-        sleep: Callable[[float], object] = time.sleep,
-        clock: Callable[[], float] = time.monotonic,
+        self, inner: Store, *, upload: Pace | None = None, download: Pace | None = None
     ) -> None:
         super().__init__(inner)
-        self._up = _Turns(upload_limit, clock)
-        self._down = _Turns(download_limit, clock)
-        self._sleep = sleep
+        self._up = upload or Pace(None)
+        self._down = download or Pace(None)
 
     def put(self, name: str, data: Bytes) -> None:
-        self._sleep(self._up.take(memoryview(data).nbytes).until_begin_seconds)
+        self._up.wait_before(memoryview(data).nbytes)
         self._inner.put(name, data)
 
     def get(self, name: str) -> bytes:
         data = self._inner.get(name)
-        self._sleep(self._down.take(len(data)).until_end_seconds)
+        self._down.wait_after(len(data))
         return data
-
-
-@dataclass(frozen=True, slots=True)
-class _Turn:
-    until_begin_seconds: float
-    until_end_seconds: float
-
-
-class _Turns:
-    """A line of time in which every byte has its place, one turn after the other."""
-
-    def __init__(self, bytes_per_second: int | None, clock: Callable[[], float]) -> None:
-        self._rate = bytes_per_second
-        self._clock = clock
-        self._free_at = clock()
-        self._mutex = threading.Lock()
-
-    def take(self, size_bytes: int) -> _Turn:
-        if self._rate is None:
-            return _Turn(0, 0)
-        with self._mutex:
-            now = self._clock()
-            begin = max(now, self._free_at)
-            self._free_at = begin + size_bytes / self._rate
-            return _Turn(begin - now, self._free_at - now)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import rich_click as click
 from rich.markup import escape
 from rich.table import Table
 
 from pgkeep.backup.backup import BackupRequest, BackupResult, back_up, plan_only
-from pgkeep.backup.plan import describe_plan
+from pgkeep.backup.plan import BackupPlan, describe_plan
 from pgkeep.cli import words
-from pgkeep.cli.context import Context, command_options
+from pgkeep.cli.context import Context
 from pgkeep.cli.documents import backup_document, not_kept_documents
+from pgkeep.cli.options import command_options
 from pgkeep.errors import ExitCode
 from pgkeep.model import Kind, Tier
 
@@ -64,8 +67,7 @@ def backup(
             gpg_home=context.gpg_home,
         )
         if dry_run:
-            for line in describe_plan(plan_only(request)):
-                context.out.print(escape(line))
+            _show_plan(context, database, plan_only(request))
             return ExitCode.DONE
         result = back_up(request, reporter)
     if context.as_json:
@@ -75,6 +77,37 @@ def backup(
     attention = any(item.needs_attention for item in result.contents.not_kept)
     attention = attention or bool(result.differing or result.behind)
     return ExitCode.ATTENTION if attention else ExitCode.DONE
+
+
+def _show_plan(context: Context, database: str, plan: BackupPlan) -> None:
+    if context.as_json:
+        context.answer(_plan_document(database, plan))
+        return
+    for line in describe_plan(plan):
+        context.out.print(escape(line))
+
+
+def _plan_document(database: str, plan: BackupPlan) -> dict[str, object]:
+    parts = Counter(part.table.name for part in plan.parts if part.table)
+    return {
+        "dry_run": True,
+        "database": database,
+        "kind": plan.kind.value,
+        "estimated_rows": plan.estimated_rows,
+        "estimated_bytes": plan.estimated_bytes,
+        "tables": [
+            {
+                "schema": table.name.schema,
+                "table": table.name.name,
+                "estimated_rows": table.estimated_rows,
+                "table_bytes": table.table_bytes,
+                "parts": parts[table.name],
+            }
+            for table in plan.tables
+        ],
+        "large_objects": len(plan.large_objects),
+        "not_kept": not_kept_documents(plan.not_kept),
+    }
 
 
 def _document(result: BackupResult) -> dict[str, object]:

@@ -16,7 +16,8 @@ from pgkeep.capture.capture import Begun, Captured, CaptureRequest, look, remove
 from pgkeep.capture.follow import Listener, follow
 from pgkeep.capture.setup import Setup
 from pgkeep.cli import words
-from pgkeep.cli.context import Context, command_options, refuse_together
+from pgkeep.cli.context import Context
+from pgkeep.cli.options import command_options, refuse_together
 from pgkeep.errors import ExitCode, PgkeepError, UsageError
 from pgkeep.events import Silent
 from pgkeep.model import Kind, Tier
@@ -126,9 +127,10 @@ def _remove(context: Context, request: CaptureRequest, *, ask: bool, dry_run: bo
         _confirm(f"Stop capturing {request.database!r} and remove slot {request.slot!r}?", ask=ask)
         remove(request)
     state = "would be" if dry_run else "are"
-    context.err.print(
-        f"slot {escape(request.slot)}, the publications, event triggers and schema pgkeep"
-        f" {state} removed; the journal stays in the repositories"
+    context.remark(
+        f"slot {request.slot}, the publications, event triggers and schema pgkeep {state} removed;"
+        " the journal stays in the repositories",
+        mark="[green]✓[/]",
     )
     return ExitCode.DONE
 
@@ -259,9 +261,7 @@ class _Backups:
             try:
                 self._make(kind)
             except PgkeepError as exc:
-                self._context.err.print(
-                    f"[yellow]![/] a {kind} backup has to wait: {escape(exc.message)}"
-                )
+                self._context.warn(f"a {kind} backup has to wait: {exc.message}")
                 pause = _AGAIN_SECONDS
                 with self._changed:
                     self._wanted.setdefault(kind)
@@ -286,4 +286,4 @@ class _Backups:
             Silent(),
         )
         if not context.quiet:
-            context.err.print(f"[green]✓[/] {kind} backup {result.manifest.backup}")
+            context.remark(f"{kind} backup {result.manifest.backup}", mark="[green]✓[/]")

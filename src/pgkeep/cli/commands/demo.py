@@ -7,7 +7,8 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import rich_click as click
@@ -16,9 +17,10 @@ from rich.rule import Rule
 from rich.table import Table
 
 from pgkeep.cli import words
-from pgkeep.cli.context import IDENTITY_VARIABLE, Context, command_options
+from pgkeep.cli.context import IDENTITY_VARIABLE, Context
+from pgkeep.cli.options import command_options
 from pgkeep.demo import story
-from pgkeep.errors import ExitCode, ProofFailed
+from pgkeep.errors import ExitCode, ProofFailed, UsageError
 from pgkeep.postgres.programs import choose_server
 from pgkeep.postgres.server import ScratchServer
 
@@ -36,25 +38,53 @@ def demo(click_context: click.Context, context: Context, keep: Path | None) -> E
     assert click_context.parent is not None
     group = click_context.parent.command
     began = time.monotonic()
-    with _folder(keep) as folder, _server(context.out) as server:
+    with _folder(keep) as folder, _told(context), _server(context.out) as server:
         os.environ["SHOP_DATABASE_URL"] = server.url(story.SHOP)
-        _Demo(context.out, group, folder, server).run()
-    context.out.print(_what_next(keep, time.monotonic() - began))
+        demonstration = _Demo(context, group, folder, server)
+        demonstration.run()
+    seconds = time.monotonic() - began
+    if context.as_json:
+        context.answer(
+            {
+                "recovered": True,
+                "seconds": round(seconds, 3),
+                "answers": demonstration.answers,
+                "folder": str(keep.absolute()) if keep else None,
+            }
+        )
+    else:
+        context.out.print(_what_next(keep, seconds))
     return ExitCode.DONE
+
+
+@contextmanager
+def _told(context: Context) -> Iterator[None]:
+    """With --json, what the acts and their commands say on standard output is left out."""
+    if not context.as_json:
+        yield
+        return
+    with redirect_stdout(StringIO()):
+        yield
 
 
 class _Demo:
     """The acts, in order."""
 
     def __init__(
-        self, out: Console, group: click.Command, folder: Path, server: ScratchServer
+        self, context: Context, group: click.Command, folder: Path, server: ScratchServer
     ) -> None:
-        self._out = out
+        self._out = context.out
+        self._options = [
+            *(("--json",) if context.as_json else ()),
+            *(("--quiet",) if context.quiet else ()),
+        ]
         self._group = group
         self._folder = folder
         self._server = server
         self._config = folder / "pgkeep.toml"
         self._identity = folder / "pgkeep-identity.txt"
+        self.answers: dict[str, dict[str, str]] = {}
+        """What the owner of the shop found before, after the disaster, and in the end."""
 
     def run(self) -> None:
         before = self._open_the_shop()
@@ -109,6 +139,7 @@ class _Demo:
         self._act(5, "Put it in the place of the wreck")
         story.swap(self._server.url())
         now = story.ask(self._server.url(story.SHOP))
+        self.answers = {"before": before, "wrecked": after, "now": now}
         self._out.print(_answers(("before", before), ("wrecked", after), ("now", now)))
         if now != before:
             raise ProofFailed("the shop's answers are not what they were before the disaster")
@@ -125,7 +156,7 @@ class _Demo:
         shown = " ".join(arguments).replace(str(self._folder), "…")
         self._out.print(f"[bold cyan]$[/] [bold]pgkeep {shown}[/]")
         code = self._group.main(
-            [*arguments, "--config", str(self._config)],
+            [*arguments, *self._options, "--config", str(self._config)],
             prog_name="pgkeep",
             standalone_mode=False,
         )
@@ -150,7 +181,7 @@ def _answers(*columns: tuple[str, dict[str, str]]) -> Table:
 def _folder(keep: Path | None) -> Iterator[Path]:
     """A folder of our own, removed at the end unless it was asked for."""
     if keep is not None:
-        keep.mkdir(mode=0o700, parents=True)
+        _make(keep)
         yield keep.absolute()
         return
     made = Path(tempfile.mkdtemp(prefix="pgkeep-demo-"))
@@ -158,6 +189,20 @@ def _folder(keep: Path | None) -> Iterator[Path]:
         yield made
     finally:
         shutil.rmtree(made, ignore_errors=True)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True)
+    except FileExistsError as exc:
+        raise UsageError(
+            f"{str(folder)!r} is there already", hint="Name a folder that is not there yet."
+        ) from exc
+    except OSError as exc:
+        reason = (exc.strerror or str(exc)).lower()
+        raise UsageError(
+            f"cannot make the folder {str(folder)!r}: {reason}", hint="Name another folder."
+        ) from exc
 
 
 @contextmanager

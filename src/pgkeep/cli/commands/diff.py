@@ -9,7 +9,8 @@ import rich_click as click
 from rich.markup import escape
 
 from pgkeep.cli import words
-from pgkeep.cli.context import Context, command_options
+from pgkeep.cli.context import Context
+from pgkeep.cli.options import command_options
 from pgkeep.cli.target import target_address
 from pgkeep.errors import ExitCode, UsageError
 from pgkeep.postgres.session import connect, translated
@@ -62,7 +63,7 @@ def diff_command(
         for one in found:
             _show(context, one)
         if sql_path is not None:
-            context.err.print(f"wrote {escape(str(sql_path))}: read it, then run it with psql")
+            context.remark(f"wrote {sql_path}: read it, then run it with psql", mark="[green]✓[/]")
     return ExitCode.ATTENTION if any(not one.is_same for one in found) else ExitCode.DONE
 
 

@@ -8,7 +8,8 @@ import rich_click as click
 from rich.markup import escape
 
 from pgkeep.cli import words
-from pgkeep.cli.context import Context, command_options
+from pgkeep.cli.context import Context
+from pgkeep.cli.options import command_options
 from pgkeep.doctor.configuration import address_findings, recipient_findings
 from pgkeep.doctor.look import Looked, RepositoryFacts, device_of, look_at, newest_of
 from pgkeep.doctor.repositories import repository_findings

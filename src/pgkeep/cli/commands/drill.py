@@ -12,7 +12,8 @@ from rich.markup import escape
 from pgkeep import __version__
 from pgkeep import config as configuration
 from pgkeep.cli import words
-from pgkeep.cli.context import Context, Found, command_options, refuse_together
+from pgkeep.cli.context import Context, Found
+from pgkeep.cli.options import command_options, refuse_together
 from pgkeep.config import CheckConfig
 from pgkeep.errors import ExitCode, ProofFailed
 from pgkeep.model import FORMAT, Kind, Manifest, TableName

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import rich_click as click
+from rich.markup import escape
 
 from pgkeep.cli import words
 from pgkeep.cli.commands.restore import kinds_for, scope_options
-from pgkeep.cli.context import Context, command_options, refuse_together
+from pgkeep.cli.context import Context
+from pgkeep.cli.options import command_options, refuse_together
+from pgkeep.cli.output import BinaryOutput
 from pgkeep.errors import ExitCode
-from pgkeep.recovery.export import ExportRequest, export, write_sql
+from pgkeep.recovery.export import ExportRequest, check_name, export, write_sql
 from pgkeep.recovery.load import Sealed
 from pgkeep.recovery.plan import Scope, check_scope, parse_table_name
 from pgkeep.repository.repository import choose_backup, open_contents
@@ -23,7 +25,7 @@ from pgkeep.repository.repository import choose_backup, open_contents
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path),
+    metavar="PATH",
     help="A file that ends in .sql, .sql.gz or .sql.zst; - is standard output.",
 )
 @scope_options
@@ -34,7 +36,7 @@ from pgkeep.repository.repository import choose_backup, open_contents
 def export_command(
     context: Context,
     database: str,
-    output: Path,
+    output: str,
     backup: str | None,
     tables: tuple[str, ...],
     schema_only: bool,
@@ -45,6 +47,11 @@ def export_command(
 ) -> ExitCode:
     """Write a backup of DATABASE as plain SQL. The result is readable: keep it safe."""
     refuse_together(schema_only, data_only, "--schema-only and --data-only")
+    refuse_together(output == "-", context.as_json, "--output - and --json")
+    refuse_together(data_only, clean, "--data-only and --clean")
+    path = Path(output)
+    if output != "-":
+        check_name(path)
     scope = Scope(
         schema=not data_only,
         data=not schema_only,
@@ -69,19 +76,18 @@ def export_command(
         privileges=not no_privileges,
     )
     with context.reporter() as reporter:
-        if output == Path("-"):
-            write_sql(request, sys.stdout.buffer, reporter)
-            sys.stdout.buffer.flush()
+        if output == "-":
+            standard = BinaryOutput()
+            write_sql(request, standard, reporter)
+            standard.flush()
             return ExitCode.DONE
-        rows = export(request, output, reporter)
-    size = output.stat().st_size
+        rows = export(request, path, reporter)
+    size = path.stat().st_size
     if context.as_json:
-        context.answer(
-            {"backup": manifest.backup, "file": str(output), "rows": rows, "bytes": size}
-        )
+        context.answer({"backup": manifest.backup, "file": output, "rows": rows, "bytes": size})
     else:
         context.out.print(
-            f"[bold]exported[/] {manifest.backup} to {output}: {words.count(rows, 'row')},"
+            f"[bold]exported[/] {manifest.backup} to {escape(output)}: {words.count(rows, 'row')},"
             f" {words.size(size)}, not encrypted"
         )
     return ExitCode.DONE

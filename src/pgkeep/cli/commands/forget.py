@@ -5,7 +5,8 @@ from __future__ import annotations
 import rich_click as click
 from rich.markup import escape
 
-from pgkeep.cli.context import Context, command_options
+from pgkeep.cli.context import Context
+from pgkeep.cli.options import command_options
 from pgkeep.errors import ConfigurationError, ExitCode
 
 

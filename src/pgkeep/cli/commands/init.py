@@ -10,10 +10,10 @@ from getpass import getpass
 from pathlib import Path
 
 import rich_click as click
-from rich.markup import escape
 from rich.panel import Panel
 
-from pgkeep.cli.context import PASSPHRASE_VARIABLE, SIGNER_COMMENT, Context, command_options
+from pgkeep.cli.context import PASSPHRASE_VARIABLE, SIGNER_COMMENT, Context
+from pgkeep.cli.options import command_options
 from pgkeep.cli.template import SupabaseCopy, repository_sections, toml
 from pgkeep.config import DEFAULT_NAME, default_state_dir, parse
 from pgkeep.errors import ConfigurationError, ExitCode, UsageError
@@ -123,7 +123,7 @@ def init(
     _warn_of_same_project(context, path, database)
     made = identity_path if identity_path.exists() else None
     for key in found.gpg:
-        context.err.print(f"[green]✓[/] gpg:{escape(key.name)} is the key {key.fingerprint}")
+        context.remark(f"gpg:{key.name} is the key {key.fingerprint}", mark="[green]✓[/]")
     if context.as_json:
         context.answer(
             {

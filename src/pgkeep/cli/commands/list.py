@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 import rich_click as click
-from rich.markup import escape
 
 from pgkeep.cli import words
-from pgkeep.cli.context import Context, command_options
+from pgkeep.cli.context import Context
 from pgkeep.cli.documents import backup_document
-from pgkeep.errors import ExitCode, PgkeepError
+from pgkeep.cli.options import command_options
+from pgkeep.errors import ExitCode, PgkeepError, UsageError
 from pgkeep.model import Manifest
+from pgkeep.repository.repository import Repository
 
 
 @click.command("list")
@@ -23,7 +24,10 @@ def list_backups(context: Context, database: str | None) -> ExitCode:
     where: dict[str, list[str]] = {}
     manifests: dict[str, Manifest] = {}
     problems: list[PgkeepError] = []
-    for repository in context.repositories():
+    repositories = context.repositories()
+    if database is not None:
+        _refuse_unknown(context, database, repositories)
+    for repository in repositories:
         listing = context.listing(repository, database)
         problems += listing.problems
         for manifest in listing.backups:
@@ -43,8 +47,19 @@ def list_backups(context: Context, database: str | None) -> ExitCode:
     else:
         context.out.print(f"no backups{f' of {database!r}' if database else ''} yet")
     for problem in problems:
-        context.err.print(f"[yellow]![/] {escape(problem.message)}")
+        context.warn(problem.message)
     return ExitCode.ATTENTION if problems else ExitCode.DONE
+
+
+def _refuse_unknown(context: Context, database: str, repositories: Sequence[Repository]) -> None:
+    """A name that is neither configured nor in a repository is a slip, and no empty list."""
+    known = {*context.config.databases, *(name for one in repositories for name in one.databases())}
+    if database not in known:
+        raise UsageError(
+            f"no database {database!r} is known"
+            f" (configured or backed up: {', '.join(sorted(known)) or 'none'})",
+            hint="Use one of these names, or configure it.",
+        )
 
 
 def _lines(found: list[Manifest], where: dict[str, list[str]], now: datetime) -> Iterator[str]:

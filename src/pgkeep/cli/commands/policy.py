@@ -8,7 +8,8 @@ from urllib.parse import unquote, urlsplit
 import rich_click as click
 from rich.markup import escape
 
-from pgkeep.cli.context import Context, command_options
+from pgkeep.cli.context import Context
+from pgkeep.cli.options import command_options
 from pgkeep.config import RepositoryConfig
 from pgkeep.errors import ExitCode, UsageError
 from pgkeep.platforms.projects import project_of_storage

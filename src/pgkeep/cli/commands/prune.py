@@ -10,7 +10,8 @@ import rich_click as click
 from rich.markup import escape
 
 from pgkeep.cli import words
-from pgkeep.cli.context import Context, command_options
+from pgkeep.cli.context import Context
+from pgkeep.cli.options import command_options
 from pgkeep.errors import ExitCode, PgkeepError
 from pgkeep.repository.journal_upkeep import PrunedJournal, journals_of, prune_journal
 from pgkeep.repository.prune import Pruned, look, prune

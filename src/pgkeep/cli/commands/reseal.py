@@ -6,7 +6,8 @@ import rich_click as click
 from rich.markup import escape
 
 from pgkeep.cli import words
-from pgkeep.cli.context import Context, command_options
+from pgkeep.cli.context import Context
+from pgkeep.cli.options import command_options
 from pgkeep.errors import ExitCode
 from pgkeep.repository.reseal import Resealed, reseal
 from pgkeep.sealing import Recipients

@@ -8,14 +8,21 @@ import rich_click as click
 from rich.markup import escape
 
 from pgkeep.cli import words
-from pgkeep.cli.context import Context, command_options, refuse_together
+from pgkeep.cli.context import Context
+from pgkeep.cli.options import command_options, refuse_together
 from pgkeep.cli.target import target_address
 from pgkeep.errors import ExitCode
 from pgkeep.model import Kind, Manifest
 from pgkeep.recovery.load import Sealed
-from pgkeep.recovery.plan import Scope, check_scope, parse_table_name
+from pgkeep.recovery.plan import (
+    RestorePlan,
+    Scope,
+    check_scope,
+    parse_schema_name,
+    parse_table_name,
+)
 from pgkeep.recovery.request import RestoreRequest, RestoreResult
-from pgkeep.recovery.restore import describe_plan, raise_unless_proven, restore
+from pgkeep.recovery.restore import describe_plan, plan_only, raise_unless_proven, restore
 from pgkeep.repository.repository import choose_backup, open_contents
 
 
@@ -92,11 +99,14 @@ def restore_command(
     Ends with exit code 0 only if the target was proven to equal the backup.
     """
     refuse_together(schema_only, data_only, "--schema-only and --data-only")
+    beside = into_schema is not None
+    refuse_together(beside, schema_only, "--into-schema and --schema-only")
+    refuse_together(beside, data_only, "--into-schema and --data-only")
     scope = Scope(
         schema=not data_only,
         data=not schema_only,
         tables=tuple(parse_table_name(text) for text in tables),
-        into_schema=into_schema,
+        into_schema=None if into_schema is None else parse_schema_name(into_schema),
     )
     found = context.find(
         database,
@@ -120,8 +130,7 @@ def restore_command(
         go_on_after_damage=go_on_after_damage,
     )
     if dry_run:
-        for line in describe_plan(request):
-            context.out.print(escape(line))
+        _show_plan(context, request, plan_only(request))
         return ExitCode.DONE
     started = time.monotonic()
     with context.reporter() as reporter:
@@ -133,6 +142,40 @@ def restore_command(
         _show(context, manifest, result, seconds)
     raise_unless_proven(result)
     return ExitCode.ATTENTION if context.needs_attention else ExitCode.DONE
+
+
+def _show_plan(context: Context, request: RestoreRequest, plan: RestorePlan) -> None:
+    if context.as_json:
+        context.answer(_plan_document(request, plan))
+        return
+    for line in describe_plan(request, plan):
+        context.out.print(escape(line))
+
+
+def _plan_document(request: RestoreRequest, plan: RestorePlan) -> dict[str, object]:
+    return {
+        "dry_run": True,
+        "backup": request.manifest.backup,
+        "taken": request.contents.point.taken.isoformat(),
+        "from": request.sealed.source.url,
+        "into": str(request.target),
+        "definitions": plan.definitions,
+        "rows": plan.rows,
+        "text_bytes": plan.text_bytes,
+        "tables": [
+            {
+                "schema": table.name.schema,
+                "table": table.name.name,
+                "rows": table.source.rows,
+                "indexes": len(table.indexes),
+            }
+            for table in plan.tables
+        ],
+        "sequences": len(plan.sequences),
+        "large_objects": len(plan.large_objects.owners),
+        "materialized_views": [str(name) for name in plan.matviews],
+        "left_empty": [str(name) for name in plan.left_empty],
+    }
 
 
 def _show(context: Context, manifest: Manifest, result: RestoreResult, seconds: float) -> None:

@@ -11,7 +11,8 @@ from markdown_it import MarkdownIt
 from rich.markup import escape
 
 from pgkeep.cli.commands.status import look_at
-from pgkeep.cli.context import Context, command_options
+from pgkeep.cli.context import Context
+from pgkeep.cli.options import command_options
 from pgkeep.config import RepositoryConfig, SecretReference
 from pgkeep.errors import ExitCode, UsageError
 from pgkeep.model import Kind
@@ -47,7 +48,7 @@ def runbook_command(context: Context, database: str, output: Path | None) -> Exi
     except OSError as exc:
         reason = (exc.strerror or str(exc)).lower()
         raise UsageError(f"cannot write {str(output)!r}: {reason}") from exc
-    context.err.print(f"wrote {escape(str(output))}")
+    context.remark(f"wrote {output}", mark="[green]✓[/]")
     return ExitCode.ATTENTION if context.needs_attention else ExitCode.DONE
 
 

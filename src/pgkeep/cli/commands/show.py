@@ -7,8 +7,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from pgkeep.cli import words
-from pgkeep.cli.context import Context, command_options
+from pgkeep.cli.context import Context
 from pgkeep.cli.documents import backup_document, not_kept_documents
+from pgkeep.cli.options import command_options
 from pgkeep.errors import ExitCode
 from pgkeep.model import Contents, Kind, Manifest
 from pgkeep.repository.repository import Repository, choose_backup

@@ -14,7 +14,8 @@ from rich.markup import escape
 from pgkeep.capture.setup import PUBLICATIONS, tables_without_identity
 from pgkeep.cli import words
 from pgkeep.cli.commands.capture import slot_name
-from pgkeep.cli.context import Context, command_options
+from pgkeep.cli.context import Context
+from pgkeep.cli.options import command_options
 from pgkeep.config import ObjectivesConfig
 from pgkeep.errors import ExitCode, PgkeepError, UsageError
 from pgkeep.model import Kind, Manifest, TableName

@@ -8,7 +8,8 @@ import rich_click as click
 from rich.markup import escape
 
 from pgkeep.cli import words
-from pgkeep.cli.context import Context, command_options
+from pgkeep.cli.context import Context
+from pgkeep.cli.options import command_options
 from pgkeep.errors import ExitCode, PgkeepError
 from pgkeep.model import Kind
 from pgkeep.repository.journal_copies import copy_missing
@@ -91,7 +92,7 @@ def _show_journals(context: Context, journals: dict[str, int], *, dry_run: bool)
 
 def _tell(context: Context, item: Missing) -> None:
     if not context.quiet:
-        context.err.print(f"[dim]{item.manifest.backup} to {escape(item.target.name)}[/]")
+        context.remark(f"{item.manifest.backup} to {item.target.name}", mark="[dim]·[/]")
 
 
 def _document(item: Synced) -> dict[str, object]:

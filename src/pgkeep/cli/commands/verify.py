@@ -9,7 +9,8 @@ import rich_click as click
 from rich.markup import escape
 
 from pgkeep.cli import words
-from pgkeep.cli.context import Context, Found, command_options
+from pgkeep.cli.context import Context, Found
+from pgkeep.cli.options import command_options
 from pgkeep.config import parse_size
 from pgkeep.errors import ExitCode, PgkeepError
 from pgkeep.model import BackupId
