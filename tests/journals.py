@@ -103,6 +103,11 @@ class TestJournal:
     _sampled: dict[tuple[str, str], tuple[int, bool]] = field(default_factory=dict)
     names: list[SegmentName] = field(default_factory=list)
 
+    @property
+    def end_lsn(self) -> Lsn:
+        """How far it leads."""
+        return self._end
+
     def begin(self) -> None:
         """Publications, the slot, and a first, empty segment that says from when on."""
         with psycopg.connect(self.url, autocommit=True) as connection:

@@ -17,9 +17,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from comparison import databases
-from conftest import Workbench
-from journals import TestJournal, captured
+from comparison import assert_same, databases, load_statements, take_picture, value
+from conftest import Outcome, Workbench
+from journals import DDL_TRIGGER, TestJournal, captured
 from pgkeep.cli.context import Context
 from pgkeep.events import Silent
 from pgkeep.postgres.address import Address
@@ -177,3 +177,139 @@ def test_every_moment_comes_back_as_it_was(history: History, seed: int) -> None:
         document = restore(history, *options)
         assert document["proven"]
         assert_as_it_was(history.target, commit)
+
+
+# --- schema changes -----------------------------------------------------------------------------
+
+SHOP = (
+    "CREATE TABLE items (id integer PRIMARY KEY, name text, price numeric)",
+    "CREATE TABLE notes (what text)",
+    "INSERT INTO items SELECT n, 'item ' || n, n FROM generate_series(1, 100) n",
+    "CREATE TYPE size AS ENUM ('s', 'm')",
+    *DDL_TRIGGER,
+)
+
+# Each is one transaction; rows come between, so that order counts.
+PLAIN_CHANGES = (
+    "ALTER TABLE items ADD COLUMN stock integer DEFAULT 7 NOT NULL",
+    "UPDATE items SET stock = id WHERE id % 2 = 0",
+    "ALTER TABLE items RENAME COLUMN name TO title",
+    "INSERT INTO items VALUES (101, 'new', 1, 1)",
+    "UPDATE items SET title = upper(title), id = id + 1000 WHERE id > 90",
+    "ALTER TABLE items DROP COLUMN price",
+    "INSERT INTO items VALUES (102, 'newer', 2)",
+    "CREATE TABLE orders (id bigserial PRIMARY KEY, item integer REFERENCES items, d date)",
+    "INSERT INTO orders (item, d) VALUES (102, '2024-01-01')",
+    "CREATE INDEX CONCURRENTLY orders_d ON orders (d)",
+    "CREATE SCHEMA archive",
+    "CREATE TABLE archive.old (id integer PRIMARY KEY, day date) PARTITION BY RANGE (id)",
+    "CREATE TABLE archive.old_1 PARTITION OF archive.old FOR VALUES FROM (0) TO (100)",
+    "INSERT INTO archive.old SELECT n, '2020-01-01' FROM generate_series(1, 20) n",
+    "ALTER TYPE size ADD VALUE 'l'",
+    "ALTER TABLE orders ADD COLUMN size size DEFAULT 'l'",
+    "COMMENT ON TABLE orders IS 'it''s; $$ new'",
+    "GRANT SELECT ON orders TO PUBLIC",
+    "CREATE VIEW dear AS SELECT * FROM items WHERE stock > 50",
+    "CREATE FUNCTION twice(a integer) RETURNS integer LANGUAGE sql AS $f$ SELECT a * 2; $f$",
+    "ALTER TABLE items RENAME TO goods",
+    "DELETE FROM goods WHERE id < 50 AND id % 2 = 1",
+    "UPDATE goods SET stock = stock + 1",
+    "DROP TABLE notes",
+    "CREATE TEMPORARY TABLE passing AS SELECT 1",
+    "CREATE TABLE notes (id integer PRIMARY KEY)",
+    "INSERT INTO notes VALUES (1)",
+)
+
+
+@pytest.fixture
+def shop(workbench: Workbench, server: ScratchServer) -> Iterator[Shop]:
+    with databases(server, "pitr_source", "pitr_target") as (source, target):
+        workbench.init(source)
+        load_statements(source, SHOP)
+        with captured(workbench, source, "pitr") as journal:
+            yield Shop(server, workbench, source, target, journal)
+
+
+@dataclass
+class Shop:
+    """A small database whose schema changes."""
+
+    server: ScratchServer
+    workbench: Workbench
+    source: str
+    target: str
+    journal: TestJournal
+
+    def run(self, *statements: str) -> None:
+        for statement in statements:
+            load_statements(self.source, (statement,))
+            if statement.split()[0] in ("CREATE", "ALTER"):
+                self.journal.publish()
+
+    def restore(self, *options: str, expect: int = 0) -> Outcome:
+        return self.workbench.pgkeep(
+            "restore", "shop", "--target", self.target, *options, expect=expect
+        )
+
+
+def test_plain_schema_changes_are_replayed_between_the_rows(shop: Shop) -> None:
+    shop.workbench.pgkeep("backup", "shop")
+    shop.run(*PLAIN_CHANGES)
+    shop.journal.cut()
+    shop.restore("--to-last-reachable")
+    without = ("--no-publications",)
+    assert_same(
+        take_picture(shop.source, dump_options=without),
+        take_picture(shop.target, dump_options=without),
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER TABLE items ALTER COLUMN price TYPE float8",
+        "ALTER TABLE items ADD COLUMN seen timestamptz DEFAULT now()",
+        "CREATE TABLE copied AS SELECT * FROM items",
+        "DO $$ BEGIN ALTER TABLE items DROP COLUMN price; END $$",
+        "CREATE TABLE one (id integer); CREATE TABLE two (id integer)",
+    ],
+)
+def test_other_schema_changes_stop_the_replay_before_their_transaction(
+    shop: Shop, change: str
+) -> None:
+    shop.workbench.pgkeep("backup", "shop")
+    shop.run("UPDATE items SET name = 'before'")
+    before = take_picture(shop.source)
+    load_statements(shop.source, (f"INSERT INTO items VALUES (1000, 'in vain', 0); {change}",))
+    shop.run("DELETE FROM items")
+    shop.journal.cut()
+    stopped = shop.restore("--to", str(shop.journal.end_lsn), expect=1)
+    assert "[E073] a schema change (" in stopped.err
+    assert "that cannot be replayed lies between LSN" in stopped.err
+    assert value(shop.target, "SELECT count(*) FROM pg_class WHERE relname = 'items'") == 0
+    reached = shop.restore("--to", str(shop.journal.end_lsn), "--to-last-reachable", expect=3)
+    assert "short of LSN" in reached.out
+    assert take_picture(shop.target).rows == before.rows
+
+
+def test_a_table_that_nobody_told_of_stops_the_replay(shop: Shop) -> None:
+    """As where no event trigger can be."""
+    load_statements(shop.source, ("ALTER EVENT TRIGGER pgkeep_told DISABLE",))
+    shop.workbench.pgkeep("backup", "shop")
+    shop.run("CREATE TABLE untold (id integer PRIMARY KEY)", "INSERT INTO untold VALUES (1)")
+    shop.journal.cut()
+    failed = shop.restore("--to-last-reachable", expect=1)
+    assert "[E074] the journal has rows of table public.untold, which is not in" in failed.err
+    assert "The target is incomplete" in failed.err
+
+
+@pytest.mark.parametrize(
+    "change", ["ALTER TABLE items ADD more text", "ALTER TABLE items ALTER price TYPE text"]
+)
+def test_a_column_that_nobody_told_of_stops_the_replay(shop: Shop, change: str) -> None:
+    load_statements(shop.source, ("ALTER EVENT TRIGGER pgkeep_told DISABLE",))
+    shop.workbench.pgkeep("backup", "shop")
+    shop.run(change, "UPDATE items SET name = 'x'")
+    shop.journal.cut()
+    failed = shop.restore("--to-last-reachable", expect=1)
+    assert "is not the same in the journal and in the backup" in failed.err

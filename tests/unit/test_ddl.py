@@ -129,6 +129,17 @@ def test_what_is_temporary_or_our_own_is_passed_over(found: ChangedObject) -> No
     assert treatment(change("CREATE TABLE", query, objects=(found,))) is Treatment.IGNORE
 
 
+def test_publications_never_stop_a_replay() -> None:
+    plain = change("CREATE PUBLICATION", "CREATE PUBLICATION a FOR ALL TABLES")
+    own = change("ALTER PUBLICATION", "ALTER PUBLICATION pgkeep_changes SET TABLE a")
+    nested = change("ALTER PUBLICATION", "CREATE TABLE a (b integer)")
+    assert [treatment(one) for one in (plain, own, nested)] == [
+        Treatment.RUN,
+        Treatment.IGNORE,
+        Treatment.IGNORE,
+    ]
+
+
 def test_a_change_is_read() -> None:
     document = {
         "tag": "ALTER TABLE", "query": "ALTER TABLE a ADD b int", "role": "me",

@@ -130,6 +130,8 @@ def treatment(change: SchemaChange) -> Treatment:
         return Treatment.IGNORE
     if change.tag == "REFRESH MATERIALIZED VIEW":
         return Treatment.IGNORE  # all of them are filled at the end
+    if change.tag.endswith(" PUBLICATION"):
+        return _of_publication(change)
     if change.nested or any(one.in_extension or one.type == _MATVIEW for one in objects):
         return Treatment.STOP
     statements = list(split(change.query))
@@ -139,6 +141,14 @@ def treatment(change: SchemaChange) -> Treatment:
     if not _begins_with(words, change.tag) or change.rewrites:
         return Treatment.STOP
     return Treatment.STOP if _depends_on_more(words, change.tag) else Treatment.RUN
+
+
+def _of_publication(change: SchemaChange) -> Treatment:
+    """No row depends on one, and capture changes its own while it follows the tables."""
+    statements = list(split(change.query))
+    plain = len(statements) == 1 and _begins_with(statements[0], change.tag)
+    is_own = OWN_SCHEMA in change.query
+    return Treatment.RUN if plain and not is_own and not change.nested else Treatment.IGNORE
 
 
 def _is_known(tag: str) -> bool:

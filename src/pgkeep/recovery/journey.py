@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
 from pgkeep.errors import MomentUnreachable, PgkeepError
 from pgkeep.model import Contents, Lsn, SnapshotPoint
-from pgkeep.recovery.moment import AtLsn, AtTime, AtTransaction, Moment, Snapshot
+from pgkeep.recovery.moment import AtEnd, AtLsn, AtTime, AtTransaction, Moment, Snapshot
 from pgkeep.recovery.route import Route, reaches, routes
 from pgkeep.recovery.survey import JournalReader, Obstacle, Survey, is_same_server, survey
 
@@ -25,6 +25,8 @@ class Journey:
     reader: JournalReader
     route: Route
     survey: Survey
+    shortfall: str = ""
+    """Why the moment itself is not reached, if it is not and the last one before will do."""
 
     @property
     def snapshot(self) -> Snapshot:
@@ -79,6 +81,8 @@ def _is_before(point: SnapshotPoint, moment: Moment) -> bool:
             return Lsn.parse(point.lsn) <= lsn
         case AtTransaction(xid):
             return not Snapshot.of(point).shows(xid)
+        case AtEnd():
+            return True
 
 
 def _journey(
@@ -91,8 +95,12 @@ def _journey(
         if found.too_new:
             return None
         journey = Journey(moment, point, reader, route, found)
-        if not to_last_reachable:
+        try:
             _refuse_unreached(contents, journey)
+        except MomentUnreachable as exc:
+            if not to_last_reachable:
+                raise
+            return replace(journey, shortfall=exc.message)
         return journey
     raise MomentUnreachable(
         f"no journal leads on from backup {contents.backup}, the newest one before {moment}",

@@ -48,7 +48,15 @@ class AtTransaction:
         return f"{'' if self.inclusive else 'just before '}transaction {self.xid}"
 
 
-Moment = AtTime | AtLsn | AtTransaction
+@dataclass(frozen=True, slots=True)
+class AtEnd:
+    """All that the journal has."""
+
+    def __str__(self) -> str:
+        return "the end of the journal"
+
+
+Moment = AtTime | AtLsn | AtTransaction | AtEnd
 
 
 def parse_moment(text: str) -> Moment:

@@ -62,6 +62,8 @@ class ReplayResult:
     """What was replayed, and what is not as it was at the moment."""
 
     moment: str
+    shortfall: str
+    """Why the moment is not reached, where the last one before it had to do."""
     segments: int
     transactions: int
     changes: int
@@ -102,6 +104,7 @@ def go_on(
     reporter.report(StageEnded(STAGE, summary))
     return ReplayResult(
         str(journey.moment),
+        journey.shortfall,
         len(journey.route.segments),
         done.transactions,
         done.changes,

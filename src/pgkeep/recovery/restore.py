@@ -144,8 +144,8 @@ def _describe_journey(journey: Journey) -> Iterator[str]:
         yield f"     with {survey.schema_changes} schema changes"
     if survey.last is not None:
         yield f"     the last is transaction {survey.last.xid} of {AtTime(survey.last.committed)}"
-    if survey.obstacle is not None:
-        yield f"     stopping before what cannot be replayed: {survey.obstacle.change}"
+    if journey.shortfall:
+        yield f"     and no further: {journey.shortfall}"
 
 
 def raise_unless_proven(result: RestoreResult) -> None:

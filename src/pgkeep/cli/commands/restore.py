@@ -16,7 +16,7 @@ from pgkeep.model import Contents, Kind, Manifest
 from pgkeep.postgres.address import Address
 from pgkeep.recovery.journey import Journey, choose_journey
 from pgkeep.recovery.load import Sealed
-from pgkeep.recovery.moment import AtTime, AtTransaction, Moment, parse_moment
+from pgkeep.recovery.moment import AtEnd, AtTime, AtTransaction, Moment, parse_moment
 from pgkeep.recovery.onward import ReplayResult
 from pgkeep.recovery.plan import Scope, check_scope, parse_table_name
 from pgkeep.recovery.request import RestoreRequest, RestoreResult
@@ -123,7 +123,7 @@ def restore_command(
         tables=tuple(parse_table_name(text) for text in tables),
         into_schema=into_schema,
     )
-    moment = _moment(context, to, before_transaction, to_last_reachable)
+    moment = _moment(to, before_transaction, to_last_reachable)
     if moment is not None:
         refuse_together(go_on_after_damage, True, "--go-on-after-damage and a moment")
         if tables or schema_only or data_only or into_schema or allow_non_empty:
@@ -172,14 +172,14 @@ class _Choice:
 
 
 def _moment(
-    context: Context, to: str | None, before_transaction: int | None, to_last_reachable: bool
+    to: str | None, before_transaction: int | None, to_last_reachable: bool
 ) -> Moment | None:
     refuse_together(bool(to), bool(before_transaction), "--to and --before-transaction")
     if before_transaction:
         return AtTransaction(before_transaction, inclusive=False)
     if to is not None:
         return parse_moment(to)
-    return AtTime(context.now()) if to_last_reachable else None
+    return AtEnd() if to_last_reachable else None
 
 
 def _only_whole() -> UsageError:
@@ -272,7 +272,10 @@ def _show_replayed(context: Context, replayed: ReplayResult) -> None:
             words.count(replayed.transactions, "transaction")]  # fmt: skip
     if replayed.schema_changes:
         done.append(words.count(replayed.schema_changes, "schema change"))
-    context.out.print(f"[bold green]replayed[/] {', '.join(done)}, up to {replayed.moment}")
+    to = f"short of {replayed.moment}" if replayed.shortfall else f"up to {replayed.moment}"
+    context.out.print(f"[bold green]replayed[/] {', '.join(done)}, {to}")
+    if replayed.shortfall:
+        context.out.print(f"[bold yellow]short[/]    {escape(replayed.shortfall)}")
     if replayed.last is not None:
         last, when = replayed.last, AtTime(replayed.last.committed)
         context.out.print(f"[dim]the last: transaction {last.xid} of {when}, LSN {last.end_lsn}[/]")
@@ -284,6 +287,8 @@ def _replayed_document(replayed: ReplayResult) -> dict[str, object]:
     last = replayed.last
     return {
         "moment": replayed.moment,
+        "reached": not replayed.shortfall,
+        "shortfall": replayed.shortfall,
         "segments": replayed.segments,
         "transactions": replayed.transactions,
         "changes": replayed.changes,
