@@ -10,8 +10,11 @@ import json
 import os
 import random
 import secrets
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -313,3 +316,136 @@ def test_a_column_that_nobody_told_of_stops_the_replay(shop: Shop, change: str) 
     shop.journal.cut()
     failed = shop.restore("--to-last-reachable", expect=1)
     assert "is not the same in the journal and in the backup" in failed.err
+
+
+# --- what is refused, and what is told ----------------------------------------------------------
+
+
+def test_a_moment_that_cannot_be_reached_is_refused_before_anything_is_touched(shop: Shop) -> None:
+    before = value(shop.source, "SELECT now()::text || ' UTC'")
+    shop.workbench.pgkeep("backup", "shop")
+    shop.run("UPDATE items SET price = 0")
+    name = shop.journal.cut()
+    later = name.covered + timedelta(hours=1)
+    assert "[E001]" in shop.restore("--to", "2026-01-15 12:00", expect=2).err
+    early = shop.restore("--to", str(before).replace("+00 UTC", "+00"), expect=1)
+    assert "[E073] there is no full backup from before" in early.err
+    late = shop.restore("--to", later.isoformat(), expect=1)
+    assert "[E073] the journal after backup" in late.err
+    assert "is the last moment that can be reached" in late.err
+    lost = shop.restore("--to", "4000000", expect=1)
+    assert "[E073] transaction 4000000 is not in the journal" in lost.err
+    beyond = shop.restore("--to", "FF/0", expect=1)
+    assert "[E073] the journal after backup" in beyond.err
+    last = late.err.split("--to '")[1].split("'")[0]
+    assert "replayed" in shop.restore("--to", last, expect=3).out
+
+
+def test_a_gap_in_the_journal_is_never_crossed(shop: Shop) -> None:
+    shop.workbench.pgkeep("backup", "shop")
+    names = []
+    for price in range(1, 5):
+        shop.run(f"UPDATE items SET price = {price}")
+        names.append(shop.journal.cut())
+    shop.journal.store.delete(names[2].path)
+    assert "[E073]" in shop.restore("--to", str(names[3].end), expect=1).err
+    shop.restore("--to", str(names[1].end), expect=3)
+    assert value(shop.target, "SELECT max(price) FROM items") == 2
+
+
+def test_a_backup_without_a_journal_is_said_to_lead_nowhere(shop: Shop) -> None:
+    shop.workbench.pgkeep("backup", "shop")
+    name = shop.journal.cut()
+    for one in shop.journal.names:
+        shop.journal.store.delete(one.path)
+    failed = shop.restore("--to", (name.covered + timedelta(seconds=1)).isoformat(), expect=1)
+    assert "[E073] no journal leads on from backup" in failed.err
+    assert "Restore it as it is" in failed.err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--table", "items"),
+        ("--schema-only",),
+        ("--data-only",),
+        ("--table", "items", "--into-schema", "other"),
+        ("--allow-non-empty",),
+        ("--go-on-after-damage",),
+        ("--before-transaction", "1000"),
+    ],
+)
+def test_only_a_whole_database_goes_to_a_moment(
+    workbench: Workbench, options: tuple[str, ...]
+) -> None:
+    workbench.init("postgresql://nobody@127.0.0.1:1/none")
+    given = ("--target", "postgresql://nobody@127.0.0.1:1/none", "--to", "1000")
+    refused = workbench.pgkeep("restore", "shop", *given, *options, expect=2)
+    assert "[E001]" in refused.err
+
+
+def test_a_role_that_cannot_keep_triggers_quiet_is_refused(shop: Shop) -> None:
+    shop.workbench.pgkeep("backup", "shop")
+    shop.journal.cut()
+    load_statements(
+        shop.server.url(),
+        (
+            "DROP ROLE IF EXISTS pitr_weak",
+            "CREATE ROLE pitr_weak LOGIN PASSWORD 'x'",
+            "ALTER DATABASE pitr_target OWNER TO pitr_weak",
+        ),
+    )
+    weak = shop.target.replace(f"postgres:{shop.server.password}@", "pitr_weak:x@")
+    refused = shop.workbench.pgkeep(
+        "restore", "shop", "--target", weak, "--to-last-reachable", expect=1
+    )
+    assert "[E040] the role may not set session_replication_role" in refused.err
+    assert value(shop.target, "SELECT count(*) FROM pg_class WHERE relname = 'items'") == 0
+    assert value(shop.target, "SELECT shobj_description(oid, 'pg_database') IS NULL"
+                              " FROM pg_database WHERE datname = 'pitr_target'")  # fmt: skip
+
+
+def test_the_plan_of_a_replay_is_shown(shop: Shop) -> None:
+    shop.workbench.pgkeep("backup", "shop")
+    shop.run("UPDATE items SET price = 0", "ALTER TABLE items ADD more text")
+    shop.journal.cut()
+    shown = shop.restore("--to-last-reachable", "--dry-run").out
+    assert "6. replay 100 changes of" in shown
+    assert "up to the end of the journal" in shown
+    assert "from 2 segments of the journal (" in shown
+    assert "with 1 schema changes" in shown
+    assert value(shop.target, "SELECT count(*) FROM pg_class WHERE relname = 'items'") == 0
+
+
+def test_a_segment_that_is_damaged_in_one_repository_comes_from_another(
+    shop: Shop, tmp_path: Path
+) -> None:
+    shop.workbench.pgkeep("backup", "shop")
+    shop.run("UPDATE items SET price = 0")
+    name = shop.journal.cut()
+    second = tmp_path / "second"
+    shutil.copytree(shop.workbench.repository, second)
+    damaged = shop.workbench.repository / name.path
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    failed = shop.restore("--to-last-reachable", expect=1)
+    assert "[E053]" in failed.err
+    both = [shop.workbench.repository.as_uri(), second.as_uri()]
+    options = [word for url in both for word in ("--repository", url)]
+    shop.restore("--to-last-reachable", *options, expect=3)
+    assert value(shop.target, "SELECT max(price) FROM items") == 0
+
+
+def test_large_batches_are_written_as_they_come(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One transaction that is larger than a batch may be: nobody waits for its end."""
+    monkeypatch.setattr("pgkeep.recovery.replay.BATCH_CHANGES", 100)
+    shop.workbench.pgkeep("backup", "shop")
+    shop.run(
+        "INSERT INTO items SELECT n, n, n FROM generate_series(101, 2000) n",
+        "DO $$ BEGIN UPDATE items SET price = price + 1; DELETE FROM items WHERE id % 3 = 0;"
+        " UPDATE items SET id = id + 100000 WHERE id % 5 = 0; UPDATE items SET name = 'x'; END $$",
+    )
+    shop.journal.cut()
+    shop.restore("--to-last-reachable", expect=3)
+    assert take_picture(shop.source).rows == take_picture(shop.target).rows
