@@ -205,8 +205,11 @@ class Workload:
             self.main.execute(statement.encode())
         self.run(20)
 
-    def run(self, transactions: int) -> None:
-        """Transactions with everything that may occur, one in ten of them in vain."""
+    def run(self, transactions: int, *, closing: bool = True) -> None:
+        """Transactions with everything that may occur, one in ten of them in vain.
+
+        Unless `closing`, the one that is open beside them stays so.
+        """
         for _ in range(transactions):
             self._maybe_open_side()
             self._notes = []
@@ -220,7 +223,7 @@ class Workload:
                     self._commit(self.main)
             except (psycopg.IntegrityError, psycopg.errors.ObjectInUse):  # one more in vain
                 self.main.execute(b"ROLLBACK")
-            if self._side_open and self.random.random() < 0.3:
+            if closing and self._side_open and self.random.random() < 0.3:
                 self.close_side()
 
     def open_side(self) -> None:

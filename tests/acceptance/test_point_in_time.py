@@ -153,6 +153,7 @@ def test_every_moment_comes_back_as_it_was(history: History, seed: int) -> None:
     for _ in range(3):
         if choose.random() < 0.7:
             workload.open_side()
+            workload.run(4, closing=False)  # so that the one that is open is older than others
         history.back_up()
         for _ in range(5):
             workload.run(TRANSACTIONS // 15)
