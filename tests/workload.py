@@ -204,6 +204,7 @@ class Workload:
         for statement in SCHEMA:
             self.main.execute(statement.encode())
         self.run(20)
+        self.close_side()  # a new slot would wait for it
 
     def run(self, transactions: int, *, closing: bool = True) -> None:
         """Transactions with everything that may occur, one in ten of them in vain.
@@ -572,6 +573,7 @@ class Workload:
                 "kinds",
                 "domained",
                 "days",
+                "moods",
             )
         )
         self._do(on, f"TRUNCATE {tables}")

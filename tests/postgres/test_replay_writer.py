@@ -53,7 +53,7 @@ def describe(connection: psycopg.Connection, name: str, *columns: str, full: boo
         for at, column in enumerate(columns)
     )
     relation = Relation(1, TableName("public", name), "f" if full else "d", listed)
-    found = describe_table(connection, relation, name=relation.name, only=True, number=1)
+    found = describe_table(connection, relation, name=relation.name, stands_for=0, number=1)
     assert found is not None
     return found
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import partial, wraps
+from functools import cache, partial, wraps
 from getpass import getpass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -290,7 +290,7 @@ class Context:
         """The journal of a database from all repositories, opened with the operator's keys."""
         repositories = sorted(self.repositories(), key=lambda one: not one.store.is_near)
         copies = [
-            JournalCopy(Journal(one.store, database), partial(self.trusted, one))
+            JournalCopy(Journal(one.store, database), cache(partial(self.trusted, one)))
             for one in repositories
         ]
         identities: dict[str, list[X25519Identity]] = {}

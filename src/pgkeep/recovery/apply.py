@@ -217,13 +217,13 @@ class Writer:
 
     def _truncate(self, tables: Sequence[TargetTable]) -> None:
         """All together: foreign keys between them allow nothing else."""
-        names = ", ".join(f"ONLY {table.name.sql}" for table in tables)
+        names = ", ".join(table.sql for table in tables)
         try:
             with self._connection.transaction():
                 self._execute(f"TRUNCATE {names}")
         except psycopg.errors.FeatureNotSupported:  # another table refers to one of them
             for table in tables:
-                self._execute(f"DELETE FROM ONLY {table.name.sql}")
+                self._execute(f"DELETE FROM {table.sql}")
 
     def _execute(self, statement: str, values: Sequence[Value] | None = None) -> int:
         parameters = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -139,6 +140,7 @@ class Onward:
     ) -> None:
         self._connection = connection
         self._known = {table.name: table for table in contents.tables}
+        self._leaves = Counter(table.load_name for table in contents.tables)
         self._has_large_objects = bool(contents.large_objects.owners)
         self._reporter = reporter
         self._owners = owners
@@ -195,7 +197,11 @@ class Onward:
         into = known.load_name if known is not None else name
         self._described += 1
         found = describe_table(
-            self._connection, relation, name=into, only=into == name, number=self._described
+            self._connection,
+            relation,
+            name=into,
+            stands_for=self._leaves[into] if into != name else 0,
+            number=self._described,
         )
         if found is None or (known is None and not self._schema_changed):
             raise ReplayFailed(

@@ -143,12 +143,15 @@ class Replayer:
 
     def _truncate(self, message: Truncate) -> None:
         found = [self._table(oid) for oid in message.relations]
-        tables = tuple(table for table in found if table is not None)
-        for table in tables:
-            if not table.only:
-                raise ReplayFailed(f"a partition of {table.name} was emptied by itself")
-        self.changes += len(tables)
-        self._batch.truncated = tables
+        tables = {table.name: table for table in found if table is not None}
+        for name, table in tables.items():
+            emptied = sum(one is not None and one.name == name for one in found)
+            if emptied < table.stands_for:
+                raise ReplayFailed(
+                    f"some partitions of {name} were emptied, and its rows lie in others here"
+                )
+        self.changes += 1
+        self._batch.truncated = tuple(tables.values())
         self.flush()
 
     def _change_schema(self, change: ddl.SchemaChange) -> None:

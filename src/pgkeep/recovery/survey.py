@@ -6,7 +6,9 @@ moment is refused before it begins.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -16,9 +18,11 @@ from pgkeep.postgres import ddl, pgoutput
 from pgkeep.postgres.pgoutput import Begin, Commit, LogicalMessage
 from pgkeep.recovery.moment import AtLsn, AtTime, AtTransaction, Moment, Snapshot
 from pgkeep.repository.history import History
-from pgkeep.repository.journal import Frame, FrameKind, SegmentName
+from pgkeep.repository.journal import Frame, FrameKind, SealedSegment, SegmentName
 from pgkeep.sealing import X25519Identity
 
+_FETCHES = 8
+_FETCHED_BYTES = 32 << 20
 _CHANGES = frozenset((pgoutput.INSERT, pgoutput.UPDATE, pgoutput.DELETE, pgoutput.TRUNCATE))
 
 
@@ -32,13 +36,32 @@ class JournalReader:
     def read(self, names: Iterable[SegmentName]) -> Iterator[tuple[Segment, Iterator[Frame]]]:
         """The heads and bodies of segments; all must come from one server and one timeline."""
         first: Segment | None = None
-        for name in names:
-            segment = self.history.read(name)
+        for name, segment in self._fetch(deque(names)):
             head = segment.head
             first = first or head
             if not is_same_server(head, first.system_identifier, first.timeline):
                 raise JournalInvalid(f"{name.path} comes from another server than those before it")
             yield head, segment.frames(self.identities(head.epoch))
+
+    def _fetch(self, names: deque[SegmentName]) -> Iterator[tuple[SegmentName, SealedSegment]]:
+        """Several are on their way at once: from far away, each takes its time."""
+        with ThreadPoolExecutor(_FETCHES, thread_name_prefix="pgkeep-journal") as executor:
+            coming: deque[tuple[SegmentName, Future[SealedSegment]]] = deque()
+            try:
+                while names or coming:
+                    while names and (not coming or _has_room(coming, names[0])):
+                        name = names.popleft()
+                        coming.append((name, executor.submit(self.history.read, name)))
+                    name, segment = coming.popleft()
+                    yield name, segment.result()
+            finally:
+                for _, segment in coming:
+                    segment.cancel()
+
+
+def _has_room(coming: deque[tuple[SegmentName, Future[SealedSegment]]], name: SegmentName) -> bool:
+    size = name.size_bytes + sum(one.size_bytes for one, _ in coming)
+    return len(coming) < _FETCHES and size <= _FETCHED_BYTES
 
 
 def is_same_server(head: Segment, system_identifier: str, timeline: int) -> bool:

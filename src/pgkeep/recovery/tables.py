@@ -96,8 +96,8 @@ class OneUpdate:
 class TargetTable:
     """A table with the columns in the order in which changes have them.
 
-    `stage` names its temporary table. `only`: a table itself rather than the partitioned table
-    that sorts rows into its partitions.
+    `stage` names its temporary table. `stands_for`: of a partitioned table that sorts rows into its
+    partitions anew, how many those are; 0 for a table itself.
     """
 
     name: TableName
@@ -105,7 +105,7 @@ class TargetTable:
     key: tuple[int, ...]
     full: bool
     stage: str
-    only: bool = True
+    stands_for: int = 0
     _updates: dict[Pattern, OneUpdate] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -113,8 +113,9 @@ class TargetTable:
         return bool(self.key)
 
     @cached_property
-    def _table(self) -> str:
-        return f"{'ONLY ' if self.only else ''}{self.name.sql}"
+    def sql(self) -> str:
+        """The table, and no others that inherit from it."""
+        return self.name.sql if self.stands_for else f"ONLY {self.name.sql}"
 
     @cached_property
     def _listed(self) -> str:
@@ -148,7 +149,7 @@ class TargetTable:
     def delete_staged(self) -> str:
         """Delete the rows that are staged with number 0."""
         return (
-            f"DELETE FROM {self._table} AS t USING pg_temp.{self.stage} AS s"
+            f"DELETE FROM {self.sql} AS t USING pg_temp.{self.stage} AS s"
             f" WHERE s.{_NUMBER} = 0 AND {self._join(self._staged)}"
         )
 
@@ -167,10 +168,10 @@ class TargetTable:
         ours = ", ".join(f"t.{column.sql}" for column in self.columns)
         staged = ", ".join(self._staged(at) for at in range(len(self.columns)))
         return (
-            f"DELETE FROM {self._table} AS d USING (SELECT place, part FROM ("
+            f"DELETE FROM {self.sql} AS d USING (SELECT place, part FROM ("
             f"SELECT t.ctid AS place, t.tableoid AS part, s.{_NUMBER} AS wanted,"
             " pg_catalog.row_number() OVER (PARTITION BY s.ctid) AS n"
-            f" FROM {self._table} AS t JOIN pg_temp.{self.stage} AS s"
+            f" FROM {self.sql} AS t JOIN pg_temp.{self.stage} AS s"
             f" ON ROW({ours})::pg_catalog.text OPERATOR(pg_catalog.=)"
             f" ROW({staged})::pg_catalog.text) f WHERE n <= wanted) x"
             " WHERE d.ctid = x.place AND d.tableoid = x.part"
@@ -192,7 +193,7 @@ class TargetTable:
     @cached_property
     def delete_one(self) -> str:
         """$1 is the first column of the key, and so on."""
-        return f"DELETE FROM {self._table} AS t WHERE {self._key_parameters()}"
+        return f"DELETE FROM {self.sql} AS t WHERE {self._key_parameters()}"
 
     def update_one(self, unchanged: Pattern) -> OneUpdate:
         """Sets key columns too."""
@@ -238,7 +239,7 @@ class TargetTable:
             return self._replace(value, unchanged, source, where)
         sets = ", ".join(f"{self.columns[at].sql} = {value(at)}" for at in changed)
         from_source = f" FROM {source}" if source else ""
-        return f"UPDATE {self._table} AS t SET {sets}{from_source} WHERE {where}"
+        return f"UPDATE {self.sql} AS t SET {sets}{from_source} WHERE {where}"
 
     def _replace(self, value: Value, unchanged: Pattern, source: str, where: str) -> str:
         """UPDATE must not set a column that is GENERATED ALWAYS AS IDENTITY; INSERT may."""
@@ -249,14 +250,14 @@ class TargetTable:
         using = f" USING {source}" if source else ""
         listed = ", ".join(f"g.c{at}" for at in range(len(self.columns)))
         return (
-            f"WITH g AS (DELETE FROM {self._table} AS t{using} WHERE {where} RETURNING {values})"
+            f"WITH g AS (DELETE FROM {self.sql} AS t{using} WHERE {where} RETURNING {values})"
             f" INSERT INTO {self.name.sql} ({self._listed}) OVERRIDING SYSTEM VALUE"
             f" SELECT {listed} FROM g"
         )
 
 
 def describe_table(
-    connection: Connection, relation: Relation, *, name: TableName, only: bool, number: int
+    connection: Connection, relation: Relation, *, name: TableName, stands_for: int, number: int
 ) -> TargetTable | None:
     """The table that a relation's changes go to; None if there is none of that name.
 
@@ -284,7 +285,7 @@ def describe_table(
         for column in relation.columns
     )
     key = tuple(at for at, column in enumerate(relation.columns) if column.is_key and not full)
-    return TargetTable(name, columns, key, full, f"pgkeep_stage_{number}", only)
+    return TargetTable(name, columns, key, full, f"pgkeep_stage_{number}", stands_for)
 
 
 def _operators(uniques: Iterable[Sequence[Any]], keys: Sequence[str]) -> dict[str, str]:
