@@ -11,7 +11,8 @@ import os
 import random
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -59,16 +60,17 @@ class History:
 
 
 @pytest.fixture
-def history(workbench: Workbench, server: ScratchServer, seed: int) -> Iterator[History]:
+def history(
+    workbench: Workbench, servers: Callable[[int], ScratchServer], major: int, seed: int
+) -> Iterator[History]:
+    server = servers(major)
     with databases(server, "pitr_source", "pitr_target") as (source, target):
         workbench.init(source)
         workload = Workload(source, random.Random(seed))
-        workload.prepare()
-        with captured(workbench, source, "pitr") as journal:
-            try:
+        with closing(workload):
+            workload.prepare()
+            with captured(workbench, source, "pitr") as journal:
                 yield History(server, workbench, source, target, journal, workload, [])
-            finally:
-                workload.close()
 
 
 def assert_as_it_was(url: str, commit: Commit, *, sequences: bool = True) -> None:
@@ -146,7 +148,8 @@ def replay_looking(history: History, backup: str, chosen: set[int]) -> int:
 
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("seed", [SEED])
-def test_every_moment_comes_back_as_it_was(history: History, seed: int) -> None:
+@pytest.mark.parametrize(("major", "transactions"), [(17, TRANSACTIONS), (18, TRANSACTIONS // 2)])
+def test_every_moment_comes_back_as_it_was(history: History, transactions: int, seed: int) -> None:
     """Several backups, some with transactions open; from each to many moments, at random."""
     choose = random.Random(seed)
     workload, journal = history.workload, history.journal
@@ -156,7 +159,7 @@ def test_every_moment_comes_back_as_it_was(history: History, seed: int) -> None:
             workload.run(4, closing=False)  # so that the one that is open is older than others
         history.back_up()
         for _ in range(5):
-            workload.run(TRANSACTIONS // 15)
+            workload.run(transactions // 15)
             if choose.random() < 0.8:
                 journal.cut()
     workload.close_side()
@@ -166,7 +169,7 @@ def test_every_moment_comes_back_as_it_was(history: History, seed: int) -> None:
     for backup, n in history.backups:
         rest = range(n + 1, len(commits) + 1)
         looked += replay_looking(history, backup, set(choose.sample(rest, len(rest) // 2)))
-    assert looked > TRANSACTIONS // 2
+    assert looked > transactions // 2
     for _ in range(5):
         commit = choose.choice(commits[history.backups[0][1] + 1 :])
         how = choose.choice(("time", "lsn", "xid", "before"))
