@@ -339,3 +339,4 @@ class ReplayFailed(PgkeepError):
     """A change of the journal does not fit the target."""
 
     code = "E074"
+    usual_hint = "Restore to an earlier moment, or from another backup, and report this."

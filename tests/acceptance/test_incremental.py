@@ -388,7 +388,7 @@ def test_after_so_many_days_everything_is_read_and_it_says_so(
         monkeypatch.setattr(Context, "now", staticmethod(lambda: moment))
         outcome = workbench.pgkeep("backup", "shop", "--json")
         assert isinstance(outcome.document, dict)
-        why = re.search("everything is read: ([^\"]*)", outcome.err)
+        why = re.search('everything is read: ([^"]*)', outcome.err)
         return outcome.document["parts_reused"], why[1] if why else ""
 
     assert after(days=29) == (6, "")

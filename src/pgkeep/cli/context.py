@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import cache, partial
 from getpass import getpass
 from pathlib import Path
 from typing import ParamSpec, TextIO, TypeVar, cast
@@ -41,9 +41,12 @@ from pgkeep.model import BackupId, Contents, Kind, Manifest, Tier
 from pgkeep.platforms.projects import same_projects
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.programs import Programs, choose_client
+from pgkeep.recovery.survey import JournalReader
 from pgkeep.repository.copies import Copies
 from pgkeep.repository.evidence import Outcome, list_evidence
+from pgkeep.repository.history import History, JournalCopy
 from pgkeep.repository.hostkeys import HostKeys
+from pgkeep.repository.journal import Journal
 from pgkeep.repository.journal_copies import JournalCopies
 from pgkeep.repository.known import KnownRepositories, Where, open_to_write
 from pgkeep.repository.objects import ObjectSource
@@ -361,16 +364,36 @@ class Context:
 
     def find(self, database: str, choose: Callable[[Listing], Manifest]) -> Found:
         """A backup, chosen from those of all repositories. What is wrong in some is a notice."""
+        return self.find_all(database, lambda listing: [choose(listing)])[0]
+
+    def find_all(
+        self, database: str, choose: Callable[[Listing], Sequence[Manifest]]
+    ) -> tuple[Found, ...]:
+        """Several, as `find` does it."""
         repositories = sorted(self.repositories(), key=lambda one: not one.store.is_near)
         listings = [self.listing(repository, database) for repository in repositories]
         chosen = choose(merge_listings(listings))
         for listing in listings:
             for problem in listing.problems:
                 self.notice(problem)
-        has = [chosen in listing.backups for listing in listings]
-        ordered = [one for one, has_it in zip(repositories, has, strict=True) if has_it]
-        others = [one for one, has_it in zip(repositories, has, strict=True) if not has_it]
-        return Found(chosen, (*ordered, *others))
+        return tuple(_found(manifest, repositories, listings) for manifest in chosen)
+
+    def journal_reader(self, database: str) -> JournalReader:
+        """The journal of a database from all repositories, opened with the operator's keys."""
+        repositories = sorted(self.repositories(), key=lambda one: not one.store.is_near)
+        copies = [
+            JournalCopy(Journal(one.store, database), cache(partial(self.trusted, one)))
+            for one in repositories
+        ]
+        identities: dict[str, list[X25519Identity]] = {}
+
+        def opened(epoch: str) -> list[X25519Identity]:
+            if epoch not in identities:
+                what = f"the journal of database {database!r}"
+                identities[epoch] = [self._identity_of_epoch(epoch, what, repositories)]
+            return identities[epoch]
+
+        return JournalReader(History(copies), opened)
 
     # --- trust ------------------------------------------------------------------------------
 
@@ -423,9 +446,14 @@ class Context:
 
     def epoch_identity(self, found: Found) -> X25519Identity:
         """The key that a backup's objects are sealed to, opened with the operator's."""
-        epoch, what = found.manifest.epoch, f"backup {found.manifest.backup}"
+        what = f"backup {found.manifest.backup}"
+        return self._identity_of_epoch(found.manifest.epoch, what, found.repositories)
+
+    def _identity_of_epoch(
+        self, epoch: str, what: str, repositories: Sequence[Repository]
+    ) -> X25519Identity:
         missing: list[ObjectMissing] = []
-        for repository in found.repositories:
+        for repository in repositories:
             try:
                 sealed = repository.sealed_epoch_key(epoch)
             except ObjectMissing as exc:
@@ -480,6 +508,15 @@ class Context:
             with suppress(KeyMissing):
                 return open_contents(found.source, found.manifest, [index])
         return open_contents(found.source, found.manifest, [self.epoch_identity(found)])
+
+
+def _found(
+    manifest: Manifest, repositories: Sequence[Repository], listings: Sequence[Listing]
+) -> Found:
+    has = [manifest in listing.backups for listing in listings]
+    ordered = [one for one, has_it in zip(repositories, has, strict=True) if has_it]
+    others = [one for one, has_it in zip(repositories, has, strict=True) if not has_it]
+    return Found(manifest, (*ordered, *others))
 
 
 def _write_error(text: str) -> None:

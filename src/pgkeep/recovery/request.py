@@ -12,7 +12,9 @@ from pgkeep.postgres.address import Address
 from pgkeep.postgres.archive import Archive
 from pgkeep.postgres.programs import ChooseClient, Programs
 from pgkeep.postgres.session import Connection
+from pgkeep.recovery.journey import Journey
 from pgkeep.recovery.load import Sealed
+from pgkeep.recovery.onward import ReplayResult
 from pgkeep.recovery.plan import RestorePlan, Scope
 from pgkeep.recovery.proof import Proof
 
@@ -33,6 +35,8 @@ class RestoreRequest:
     privileges: bool = True
     allow_occupied: bool = False
     go_on_after_damage: bool = False
+    journey: Journey | None = None
+    """What to replay once the backup is restored."""
 
     @property
     def archive_options(self) -> tuple[str, ...]:
@@ -72,3 +76,4 @@ class RestoreResult:
     created_roles: tuple[str, ...]
     lost: tuple[Lost, ...]
     matviews: tuple[TableName, ...]
+    replayed: ReplayResult | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from dataclasses import replace
 
 from pgkeep.errors import (
     ConnectionLost,
@@ -14,9 +15,10 @@ from pgkeep.errors import (
     ProgramFailed,
     ProofFailed,
     RestoreFailed,
+    UsageError,
 )
 from pgkeep.events import Noticed, Reporter, StageBegan, StageEnded
-from pgkeep.model import Part, StoredObject, quote_identifier
+from pgkeep.model import Part, StoredObject, TableName, quote_identifier
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.archive import Archive, Entry, read_archive, use_list
 from pgkeep.postgres.dumping import dump_schema, run_script, script_from_archive
@@ -24,10 +26,13 @@ from pgkeep.postgres.session import Connection, connect, lost_since, server_majo
 from pgkeep.postgres.statements import DROP_PUBLIC, create_table_like, database_settings, refresh
 from pgkeep.recovery import proof, target
 from pgkeep.recovery.fill import Filled, fill
+from pgkeep.recovery.journey import Journey
+from pgkeep.recovery.moment import AtTime
+from pgkeep.recovery.onward import existing, go_on, refuse_loud_target
 from pgkeep.recovery.plan import RestorePlan, Scope, check_scope, plan_restore
 from pgkeep.recovery.request import Lost, RestoreRequest, RestoreResult, Run
 
-CHECKING, DEFINING, FINISHING = "checking", "defining", "finishing"
+CHECKING, DEFINING, FINISHING, SETTLING = "checking", "defining", "finishing", "settling"
 
 
 def restore(request: RestoreRequest, reporter: Reporter) -> RestoreResult:
@@ -36,6 +41,7 @@ def restore(request: RestoreRequest, reporter: Reporter) -> RestoreResult:
     What differs or is lost is in the result; `raise_unless_proven` makes an error of it.
     """
     scope = check_scope(request.scope, request.manifest.kind)
+    _refuse_replay_of_less(request, scope)
     archive_bytes = schema_archive(request, scope)
     archive = read_archive(archive_bytes) if archive_bytes else None
     plan = plan_restore(request.contents, archive, scope)
@@ -52,18 +58,28 @@ def restore(request: RestoreRequest, reporter: Reporter) -> RestoreResult:
             roles = _define(run)
             with _triggers_quiet(run):
                 filled = fill(run, missing)
-            lost = (*filled.lost, *_finish(run, filled))
-            result = RestoreResult(_prove(run, filled), roles, lost, plan.matviews)
+            result = _finish(run, filled, roles)
             if mark is not None and not result.lost and result.proof.holds:
                 mark.take_off()
     return result
+
+
+def _refuse_replay_of_less(request: RestoreRequest, scope: Scope) -> None:
+    whole = scope.schema and scope.data and not scope.tables and scope.into_schema is None
+    if request.journey is None or (whole and not request.allow_occupied):
+        return
+    raise UsageError(
+        "only a whole database, into an empty one, can be restored to a moment",
+        hint="Restore the whole into a database of its own, and copy from there what you need.",
+    )
 
 
 def _triggers_quiet(run: Run) -> AbstractContextManager[None]:
     """Rows alone go into tables that have their triggers already."""
     if run.scope.schema:
         return nullcontext()
-    return target.insistent_triggers_off(run.connection, run.plan)
+    names = [table.load_name for table in run.plan.tables]
+    return target.insistent_triggers_off(run.connection, names)
 
 
 def _has_the_target_for_itself(request: RestoreRequest, scope: Scope) -> bool:
@@ -113,6 +129,26 @@ def describe_plan(request: RestoreRequest, plan: RestorePlan) -> Iterator[str]:
     yield f"4. make {len(plan.after) + len(plan.guards)} definitions (keys, triggers, policies)"
     yield f"   fill {len(plan.matviews)} materialized views, analyze"
     yield "5. prove: read all rows back, compare rows, definitions and sequences"
+    if request.journey is not None:
+        yield from _describe_journey(request.journey)
+
+
+def _describe_journey(journey: Journey) -> Iterator[str]:
+    survey, segments = journey.survey, journey.route.segments
+    yield (
+        f"6. replay {survey.changes:,} changes of {survey.transactions:,} transactions up to"
+        f" {journey.moment}"
+    )
+    yield (
+        f"     from {len(segments)} segments of the journal ({journey.route.size_bytes:,} bytes),"
+        f" {segments[0].start} to {segments[-1].end}"
+    )
+    if survey.schema_changes:
+        yield f"     with {survey.schema_changes} schema changes"
+    if survey.last is not None:
+        yield f"     the last is transaction {survey.last.xid} of {AtTime(survey.last.committed)}"
+    if journey.shortfall:
+        yield f"     and no further: {journey.shortfall}"
 
 
 def raise_unless_proven(result: RestoreResult) -> None:
@@ -207,6 +243,8 @@ def _check_target(
         target.refuse_existing(connection, [table.name for table in plan.tables])
     else:
         target.refuse_occupied(connection, request.target.database)
+    if request.journey is not None:
+        refuse_loud_target(connection)
 
 
 def _define(run: Run) -> tuple[str, ...]:
@@ -262,8 +300,30 @@ def _run_entries(run: Run, entries: Iterable[Entry]) -> None:
     run_script(run.programs, run.request.target, script)
 
 
-def _finish(run: Run, filled: Filled) -> tuple[Lost, ...]:
-    """What has to wait for all rows: foreign keys, triggers, policies, materialized views.
+def _finish(run: Run, filled: Filled, roles: tuple[str, ...]) -> RestoreResult:
+    """The rest of the definitions and the proof; with a moment to go on to, the journal too."""
+    lost = (*filled.lost, *_complete(run, filled))
+    replayed = None
+    if run.request.journey is None:
+        _settle(run, filled.analyzed)
+        proven = _prove(run, filled)
+    else:
+        # What is replayed goes beyond the backup, so that is proven before.
+        proven = _prove(run, filled)
+        if proven.holds and not lost:
+            replayed = go_on(
+                run.request.target,
+                run.request.contents,
+                run.request.journey,
+                run.reporter,
+                owners=run.request.owners,
+            )
+        _settle(run, filled.analyzed - (replayed.tables if replayed else frozenset()))
+    return RestoreResult(proven, roles, lost, run.plan.matviews, replayed)
+
+
+def _complete(run: Run, filled: Filled) -> tuple[Lost, ...]:
+    """What has to wait for all rows: foreign keys, triggers, policies.
 
     Returns what could not be made since rows that it needs are lost.
     """
@@ -272,21 +332,26 @@ def _finish(run: Run, filled: Filled) -> tuple[Lost, ...]:
     lost = tuple(_make_what_can_be(run, late)) if filled.lost else ()
     if not filled.lost:
         _run_entries(run, late)
+    run.reporter.report(StageEnded(FINISHING, f"{len(run.plan.after)} definitions"))
+    return lost
+
+
+def _settle(run: Run, analyzed: frozenset[TableName]) -> None:
+    """What has to wait until nothing is written any more; event triggers last of all."""
+    run.reporter.report(StageBegan(SETTLING))
     for view in run.plan.matviews:
         run.connection.execute(refresh(view).encode())
     if run.plan.whole and run.request.privileges:
         name = quote_identifier(run.request.target.database)
         for statement in database_settings(run.request.contents.database, name):
             run.connection.execute(statement.encode())
-    rest = [table.name.sql for table in run.plan.tables if table.name not in filled.analyzed]
+    there = existing(run.connection, "r")
+    names = {table.name for table in run.plan.tables} & there - analyzed
+    rest = [name.sql for name in sorted(names)]
     for start in range(0, len(rest), 500):
         run.connection.execute(f"ANALYZE {', '.join(rest[start : start + 500])}".encode())
     _run_entries(run, _not_there_yet(run, run.plan.guards))
-    made = len(run.plan.after) + len(run.plan.guards)
-    run.reporter.report(
-        StageEnded(FINISHING, f"{made} definitions, {len(run.plan.matviews)} views filled")
-    )
-    return lost
+    run.reporter.report(StageEnded(SETTLING, f"{len(run.plan.matviews)} views filled"))
 
 
 def _make_what_can_be(run: Run, entries: Iterable[Entry]) -> Iterator[Lost]:
@@ -309,7 +374,7 @@ def _prove(run: Run, filled: Filled) -> proof.Proof:
                                     for name in run.plan.left_empty]  # fmt: skip
     if run.archive is not None and run.scope.schema and run.scope.into_schema is None:
         differences += proof.compare_definitions(
-            run.archive,
+            _made_so_far(run, run.archive),
             read_archive(dump_schema(run.programs, run.request.target)),
             run.plan.selection,
             owners=run.request.owners,
@@ -317,6 +382,8 @@ def _prove(run: Run, filled: Filled) -> proof.Proof:
             more_in_target=run.request.allow_occupied,
         )
         definitions = run.plan.definitions
+        if run.request.journey is not None:
+            definitions -= len(run.plan.guards)
     elif run.scope.into_schema is not None:
         not_compared.append(
             "definitions: under another schema there are only columns, defaults and own constraints"
@@ -326,3 +393,11 @@ def _prove(run: Run, filled: Filled) -> proof.Proof:
     )
     run.reporter.report(StageEnded(proof.STAGE, f"{result.rows:,} rows read back and compared"))
     return result
+
+
+def _made_so_far(run: Run, archive: Archive) -> Archive:
+    """Event triggers are made after the proof where a replay comes between."""
+    if run.request.journey is None:
+        return archive
+    entries = tuple(entry for entry in archive.entries if not entry.is_event_trigger)
+    return replace(archive, entries=entries)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import LiteralString
 
 import psycopg
 
@@ -101,29 +102,44 @@ def refuse_live_triggers(connection: Connection, plan: RestorePlan) -> None:
         )
 
 
-@contextmanager
-def insistent_triggers_off(connection: Connection, plan: RestorePlan) -> Iterator[None]:
-    """Switch ENABLE ALWAYS triggers off while rows are loaded: replica mode does not quiet those.
+_INSISTENT: LiteralString = """
+    SELECT n.nspname, c.relname, x.kind, x.name, x.enabled
+      FROM (SELECT tgrelid, 'TRIGGER', tgname, tgenabled FROM pg_catalog.pg_trigger
+             WHERE NOT tgisinternal
+            UNION ALL
+            SELECT ev_class, 'RULE', rulename, ev_enabled FROM pg_catalog.pg_rewrite
+             WHERE rulename <> '_RETURN') x (relation, kind, name, enabled)
+      JOIN pg_catalog.pg_class c ON c.oid = x.relation
+      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+     WHERE x.enabled IN ('A', 'R')
+       AND (n.nspname, c.relname) IN (SELECT * FROM unnest(%s::text[], %s::text[]))"""
 
-    They are switched on again however the block ends, as long as the connection lives.
+
+@contextmanager
+def insistent_triggers_off(connection: Connection, names: Sequence[TableName]) -> Iterator[None]:
+    """Switch ENABLE ALWAYS and ENABLE REPLICA triggers and rules off: replica mode leaves them on.
+
+    They are switched on again however the block ends, as long as the connection lives and the
+    table is there.
     """
-    names = [table.load_name for table in plan.tables]
-    rows = connection.execute(
-        "SELECT n.nspname, c.relname, t.tgname FROM pg_catalog.pg_trigger t"
-        "  JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid"
-        "  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE t.tgenabled = 'A' AND NOT t.tgisinternal"
-        "   AND (n.nspname, c.relname) IN (SELECT * FROM unnest(%s::text[], %s::text[]))",
-        ([name.schema for name in names], [name.name for name in names]),
-    ).fetchall()
-    triggers = [(TableName(schema, name).sql, quote_identifier(t)) for schema, name, t in rows]
-    for table, trigger in triggers:
-        connection.execute(f"ALTER TABLE {table} DISABLE TRIGGER {trigger}".encode())
+    schemas, tables = [name.schema for name in names], [name.name for name in names]
+    rows = connection.execute(_INSISTENT, (schemas, tables)).fetchall()
+    found = [
+        (
+            f"ALTER TABLE IF EXISTS {TableName(schema, table).sql}",
+            f"{kind} {quote_identifier(name)}",
+            "ALWAYS" if enabled == "A" else "REPLICA",
+        )
+        for schema, table, kind, name, enabled in rows
+    ]
+    for alter, what, _ in found:
+        connection.execute(f"{alter} DISABLE {what}".encode())
     try:
         yield
     finally:
-        for table, trigger in triggers:
-            connection.execute(f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {trigger}".encode())
+        if not connection.closed:
+            for alter, what, how in found:
+                connection.execute(f"{alter} ENABLE {how} {what}".encode())
 
 
 def missing_roles(connection: Connection, contents: Contents) -> tuple[str, ...]:

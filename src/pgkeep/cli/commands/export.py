@@ -8,7 +8,8 @@ import rich_click as click
 from rich.markup import escape
 
 from pgkeep.cli import words
-from pgkeep.cli.commands.restore import kinds_for, scope_options
+from pgkeep.cli.choice import kinds_for
+from pgkeep.cli.commands.restore import scope_options
 from pgkeep.cli.context import Context
 from pgkeep.cli.options import command_options, refuse_together
 from pgkeep.cli.output import BinaryOutput

@@ -8,29 +8,23 @@ import rich_click as click
 from rich.markup import escape
 
 from pgkeep.cli import words
+from pgkeep.cli.choice import choose_backup_for, chosen_moment
 from pgkeep.cli.context import Context
 from pgkeep.cli.options import command_options, refuse_together
 from pgkeep.cli.target import target_address
-from pgkeep.errors import ExitCode
-from pgkeep.model import Kind, Manifest
+from pgkeep.errors import ExitCode, UsageError
+from pgkeep.model import Manifest
 from pgkeep.recovery.load import Sealed
+from pgkeep.recovery.moment import AtTime
+from pgkeep.recovery.onward import ReplayResult
 from pgkeep.recovery.plan import (
     RestorePlan,
     Scope,
-    check_scope,
     parse_schema_name,
     parse_table_name,
 )
 from pgkeep.recovery.request import RestoreRequest, RestoreResult
 from pgkeep.recovery.restore import describe_plan, plan_only, raise_unless_proven, restore
-from pgkeep.repository.repository import choose_backup, open_contents
-
-
-def kinds_for(scope: Scope) -> set[Kind]:
-    """Which kinds of backup can give a scope, when none is named."""
-    if scope.schema and scope.data:
-        return {Kind.FULL}
-    return {Kind.FULL, Kind.SCHEMA} if scope.schema else {Kind.FULL, Kind.DATA}
 
 
 def scope_options(function: click.decorators.FC) -> click.decorators.FC:
@@ -47,6 +41,20 @@ def scope_options(function: click.decorators.FC) -> click.decorators.FC:
         ),
         click.option("--backup", "backup", metavar="ID", help="Which backup (its id or the"
                      " beginning of it).  [default: the newest]"),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def moment_options(function: click.decorators.FC) -> click.decorators.FC:
+    """How far to replay the journal on top of a backup."""
+    for option in (
+        click.option("--to-last-reachable", is_flag=True, help="If the moment cannot be reached,"
+                     " the last one that can; without a moment, the newest."),
+        click.option("--before-transaction", type=click.IntRange(3), metavar="XID",
+                     help="All that committed before this transaction did."),
+        click.option("--to", "to", metavar="MOMENT", help="All that had committed by then: a time"
+                     " with its zone, an LSN, or the id of a transaction (with it)."),
     ):  # fmt: skip
         function = option(function)
     return function
@@ -75,6 +83,7 @@ def scope_options(function: click.decorators.FC) -> click.decorators.FC:
     is_flag=True,
     help="Restore all the rest when stored objects are damaged or missing (still exit code 1).",
 )
+@moment_options
 @click.option("--jobs", type=click.IntRange(1, 64), help="Connections that write at once.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and touch nothing.")
 @command_options(repository=True, identity=True)
@@ -91,12 +100,17 @@ def restore_command(
     no_privileges: bool,
     allow_non_empty: bool,
     go_on_after_damage: bool,
+    to: str | None,
+    before_transaction: int | None,
+    to_last_reachable: bool,
     jobs: int | None,
     dry_run: bool,
 ) -> ExitCode:
     """Restore a backup of DATABASE into an empty database, and compare every row.
 
-    Ends with exit code 0 only if the target was proven to equal the backup.
+    With --to, --before-transaction or --to-last-reachable, go on from the best backup to exactly
+    that moment, through the journal. Ends with exit code 0 only if the target was proven to equal
+    the backup, and 3 if something in it could not be brought to the moment.
     """
     refuse_together(schema_only, data_only, "--schema-only and --data-only")
     beside = into_schema is not None
@@ -108,17 +122,19 @@ def restore_command(
         tables=tuple(parse_table_name(text) for text in tables),
         into_schema=None if into_schema is None else parse_schema_name(into_schema),
     )
-    found = context.find(
-        database,
-        lambda listing: choose_backup(listing, backup, database=database, kinds=kinds_for(scope)),
+    moment = chosen_moment(to, before_transaction, to_last_reachable=to_last_reachable)
+    if moment is not None:
+        refuse_together(go_on_after_damage, True, "--go-on-after-damage and a moment")
+        if tables or schema_only or data_only or into_schema or allow_non_empty:
+            raise _only_whole()
+    choice = choose_backup_for(
+        context, database, backup, scope, moment, to_last_reachable=to_last_reachable
     )
-    manifest = found.manifest
-    check_scope(scope, manifest.kind)
-    identity = context.epoch_identity(found)
+    manifest, identity = choice.found.manifest, context.epoch_identity(choice.found)
     request = RestoreRequest(
         manifest=manifest,
-        contents=open_contents(found.source, manifest, [identity]),
-        sealed=Sealed(found.source, [identity]),
+        contents=choice.contents,
+        sealed=Sealed(choice.found.source, [identity]),
         target=target_address(context, target),
         scope=scope,
         choose_client=context.choose_client,
@@ -128,6 +144,7 @@ def restore_command(
         privileges=not no_privileges,
         allow_occupied=allow_non_empty or bool(tables and into_schema is None and not data_only),
         go_on_after_damage=go_on_after_damage,
+        journey=choice.journey,
     )
     if dry_run:
         _show_plan(context, request, plan_only(request))
@@ -141,7 +158,15 @@ def restore_command(
     else:
         _show(context, manifest, result, seconds)
     raise_unless_proven(result)
-    return ExitCode.ATTENTION if context.needs_attention else ExitCode.DONE
+    inexact = result.replayed is not None and result.replayed.not_exact
+    return ExitCode.ATTENTION if context.needs_attention or inexact else ExitCode.DONE
+
+
+def _only_whole() -> UsageError:
+    return UsageError(
+        "only a whole database, into an empty one, can be restored to a moment",
+        hint="Restore the whole into a database of its own, and copy from there what you need.",
+    )
 
 
 def _show_plan(context: Context, request: RestoreRequest, plan: RestorePlan) -> None:
@@ -188,6 +213,8 @@ def _show(context: Context, manifest: Manifest, result: RestoreResult, seconds: 
         if proof.sequences:
             proven.append(words.count(proof.sequences, "sequence"))
         out.print(f"[bold green]proven[/]   {', '.join(proven)}: read back, equal to the backup")
+    if result.replayed is not None:
+        _show_replayed(context, result.replayed)
     for name in result.matviews:
         out.print(f"[dim]refreshed, not compared: materialized view {escape(str(name))}[/]")
     for text in proof.not_compared:
@@ -196,6 +223,42 @@ def _show(context: Context, manifest: Manifest, result: RestoreResult, seconds: 
         out.print(f"[bold red]differs[/]  {escape(text)}")
     for item in result.lost:
         out.print(f"[bold red]lost[/]     {escape(item.what)}: {escape(item.reason)}")
+
+
+def _show_replayed(context: Context, replayed: ReplayResult) -> None:
+    done = [words.count(replayed.changes, "change"),
+            words.count(replayed.transactions, "transaction")]  # fmt: skip
+    if replayed.schema_changes:
+        done.append(words.count(replayed.schema_changes, "schema change"))
+    to = f"short of {replayed.moment}" if replayed.shortfall else f"up to {replayed.moment}"
+    context.out.print(f"[bold green]replayed[/] {', '.join(done)}, {to}")
+    if replayed.shortfall:
+        context.out.print(f"[bold yellow]short[/]    {escape(replayed.shortfall)}")
+    if replayed.last is not None:
+        last, when = replayed.last, AtTime(replayed.last.committed)
+        context.out.print(f"[dim]the last: transaction {last.xid} of {when}, LSN {last.end_lsn}[/]")
+    for item in replayed.not_exact:
+        context.out.print(f"[bold yellow]inexact[/]  {escape(item.what)}: {escape(item.why)}")
+
+
+def _replayed_document(replayed: ReplayResult) -> dict[str, object]:
+    last = replayed.last
+    return {
+        "moment": replayed.moment,
+        "reached": not replayed.shortfall,
+        "shortfall": replayed.shortfall,
+        "segments": replayed.segments,
+        "transactions": replayed.transactions,
+        "changes": replayed.changes,
+        "schema_changes": replayed.schema_changes,
+        "last": last
+        and {
+            "xid": last.xid,
+            "committed": last.committed.isoformat(),
+            "lsn": str(last.end_lsn),
+        },
+        "not_exact": [{"what": item.what, "why": item.why} for item in replayed.not_exact],
+    }
 
 
 def _document(manifest: Manifest, result: RestoreResult, seconds: float) -> dict[str, object]:
@@ -221,4 +284,5 @@ def _document(manifest: Manifest, result: RestoreResult, seconds: float) -> dict
         "lost": [{"what": item.what, "reason": item.reason} for item in result.lost],
         "created_roles": list(result.created_roles),
         "refreshed": [str(name) for name in result.matviews],
+        "replayed": result.replayed and _replayed_document(result.replayed),
     }

@@ -1,0 +1,84 @@
+"""Which backup a restore begins with, and the way from there to a moment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pgkeep.cli.context import Context, Found
+from pgkeep.cli.options import refuse_together
+from pgkeep.model import Contents, Kind, Manifest
+from pgkeep.recovery.journey import Journey, choose_journey
+from pgkeep.recovery.moment import AtEnd, AtTime, AtTransaction, Moment, parse_moment
+from pgkeep.recovery.plan import Scope, check_scope
+from pgkeep.repository.repository import Listing, choose_backup, open_contents
+
+
+def kinds_for(scope: Scope) -> set[Kind]:
+    """Which kinds of backup can give a scope, when none is named."""
+    if scope.schema and scope.data:
+        return {Kind.FULL}
+    return {Kind.FULL, Kind.SCHEMA} if scope.schema else {Kind.FULL, Kind.DATA}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A backup, opened, and the way from it if there is one to go."""
+
+    found: Found
+    contents: Contents
+    journey: Journey | None
+
+
+def chosen_moment(
+    to: str | None, before_transaction: int | None, *, to_last_reachable: bool
+) -> Moment | None:
+    """The moment that options name; None for a backup's own."""
+    refuse_together(bool(to), bool(before_transaction), "--to and --before-transaction")
+    if before_transaction:
+        return AtTransaction(before_transaction, inclusive=False)
+    if to is not None:
+        return parse_moment(to)
+    return AtEnd() if to_last_reachable else None
+
+
+def choose_backup_for(
+    context: Context,
+    database: str,
+    backup: str | None,
+    scope: Scope,
+    moment: Moment | None,
+    *,
+    to_last_reachable: bool = False,
+) -> Choice:
+    """The backup that is named; else the newest, or the one that leads to the moment."""
+
+    def choose(listing: Listing) -> Manifest:
+        return choose_backup(listing, backup, database=database, kinds=kinds_for(scope))
+
+    def contents_of(found: Found) -> Contents:
+        return open_contents(found.source, found.manifest, [context.epoch_identity(found)])
+
+    if moment is None:
+        found = context.find(database, choose)
+        check_scope(scope, found.manifest.kind)
+        return Choice(found, contents_of(found), None)
+
+    def candidates(listing: Listing) -> list[Manifest]:
+        newest = choose(listing)
+        if backup is not None:
+            return [newest]
+        return [
+            one
+            for one in listing.backups
+            if one.kind is Kind.FULL
+            and (not isinstance(moment, AtTime) or one.started <= moment.time)
+        ]
+
+    chosen = choose_journey(
+        context.find_all(database, candidates),
+        contents_of,
+        context.journal_reader(database),
+        moment,
+        to_last_reachable=to_last_reachable,
+    )
+    return Choice(chosen.candidate, chosen.contents, chosen.journey)

@@ -1,0 +1,268 @@
+"""Schema changes as the journal tells them, and which of them may be done again elsewhere. Pure.
+
+An event trigger writes each as a logical message in the transaction that made it. To do one again
+is safe only where its words alone decide what it does: one plain statement, whose result depends
+neither on the clock nor on rows.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from pgkeep.errors import JournalInvalid
+
+PREFIX = "pgkeep.ddl"
+"""Of the logical messages that tell of schema changes."""
+
+OWN_SCHEMA = "pgkeep"
+"""Where capture keeps its function; nothing in it is part of anybody's database."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedObject:
+    """Something that a statement made, altered or dropped."""
+
+    type: str
+    schema: str
+    identity: str
+    in_extension: bool = False
+
+    @property
+    def is_own(self) -> bool:
+        return self.schema == OWN_SCHEMA or self.identity.startswith(OWN_SCHEMA)
+
+    @property
+    def is_temporary(self) -> bool:
+        return self.schema.startswith("pg_temp")
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaChange:
+    """One event: the statement that caused it, and under which role and search path it ran."""
+
+    tag: str
+    query: str
+    role: str = ""
+    search_path: str = ""
+    objects: tuple[ChangedObject, ...] = ()
+    rewrites: bool = True
+    """Whether it wrote a table anew; also where that is not known."""
+    nested: bool = False
+    """Whether another statement (a function, a DO block) ran it."""
+    number: int = 1
+    """Which of its statement's events it is."""
+
+    def __str__(self) -> str:
+        names = ", ".join(one.identity for one in self.objects[:2])
+        return (
+            f"{self.tag}{f' ({names})' if names else ''}{f' by {self.role}' if self.role else ''}"
+        )
+
+
+def parse_change(content: bytes) -> SchemaChange:
+    """A change out of its message."""
+    try:
+        document = json.loads(content)
+        return SchemaChange(
+            tag=str(document["tag"]),
+            query=str(document.get("query") or ""),
+            role=str(document.get("role") or ""),
+            search_path=str(document.get("search_path") or ""),
+            objects=tuple(_object(one) for one in document.get("objects") or ()),
+            rewrites=bool(document.get("rewrites", True)),
+            nested=bool(document.get("nested", False)),
+            number=int(document.get("number") or 1),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise JournalInvalid("the journal holds a schema change that cannot be read") from exc
+
+
+def _object(document: dict[str, Any]) -> ChangedObject:
+    return ChangedObject(
+        str(document.get("type") or ""),
+        str(document.get("schema") or ""),
+        str(document.get("identity") or ""),
+        bool(document.get("in_extension")),
+    )
+
+
+# --- what to do with one ----------------------------------------------------------------------
+
+
+class Treatment(Enum):
+    """What replay does when it meets a change."""
+
+    IGNORE = "ignore"
+    """It concerns nothing that is restored, or is done at the end anyway."""
+    RUN = "run"
+    STOP = "stop"
+
+
+_NOT_ROWS = ("COMMENT", "GRANT", "REVOKE", "ALTER DEFAULT PRIVILEGES")
+_VERBS = ("CREATE", "ALTER", "DROP")
+_KINDS = frozenset(
+    {
+        "TABLE", "INDEX", "VIEW", "SCHEMA", "SEQUENCE", "FUNCTION", "PROCEDURE", "ROUTINE", "TYPE",
+        "DOMAIN", "TRIGGER", "POLICY", "RULE", "AGGREGATE", "OPERATOR", "COLLATION", "CONVERSION",
+        "STATISTICS", "CAST",
+    }
+)  # fmt: skip
+# Words that may stand between CREATE and the kind of what is created.
+_BETWEEN = frozenset({"OR", "REPLACE", "UNIQUE", "RECURSIVE", "CONSTRAINT", "UNLOGGED"})
+_MATVIEW = "materialized view"
+_CLOCK = re.compile("now|today|tomorrow|yesterday", re.IGNORECASE)
+# What may stand after the constant of a column's default: the next part, or a constraint.
+_AFTER_DEFAULT = frozenset(
+    {",", "NOT", "NULL", "CHECK", "CONSTRAINT", "UNIQUE", "PRIMARY", "REFERENCES", "COLLATE"}
+)
+_LITERAL_WORDS = frozenset({"TRUE", "FALSE", "NULL"})
+
+
+def treatment(change: SchemaChange) -> Treatment:
+    """Whether a change can be done again: only if nothing but its words decides what it does."""
+    objects = change.objects
+    if objects and all(one.is_own or one.is_temporary for one in objects):
+        return Treatment.IGNORE
+    if change.tag == "REFRESH MATERIALIZED VIEW":
+        return Treatment.IGNORE  # all of them are filled at the end
+    if change.tag.endswith(" PUBLICATION"):
+        return _of_publication(change)
+    if change.nested or any(one.in_extension or one.type == _MATVIEW for one in objects):
+        return Treatment.STOP
+    statements = list(split(change.query))
+    if len(statements) != 1 or not _is_known(change.tag):
+        return Treatment.STOP
+    words = statements[0]
+    if not _begins_with(words, change.tag) or change.rewrites:
+        return Treatment.STOP
+    return Treatment.STOP if _depends_on_more(words, change.tag) else Treatment.RUN
+
+
+def _of_publication(change: SchemaChange) -> Treatment:
+    """No row depends on one, and capture changes its own while it follows the tables."""
+    statements = list(split(change.query))
+    plain = len(statements) == 1 and _begins_with(statements[0], change.tag)
+    is_own = OWN_SCHEMA in change.query
+    return Treatment.RUN if plain and not is_own and not change.nested else Treatment.IGNORE
+
+
+def _is_known(tag: str) -> bool:
+    verb, _, kind = tag.partition(" ")
+    return tag in _NOT_ROWS or (verb in _VERBS and kind in _KINDS)
+
+
+def _begins_with(tokens: Sequence[str], tag: str) -> bool:
+    words = [token.upper() for token in tokens[:10]]
+    if words[0] == "CREATE":
+        while len(words) > 1 and words[1] in _BETWEEN:
+            del words[1]
+    wanted = tag.split()
+    return words[: len(wanted)] == wanted
+
+
+def _depends_on_more(tokens: Sequence[str], tag: str) -> bool:
+    """Whether a statement fills something with rows, or a new column with more than a constant."""
+    words = [token.upper() for token in tokens]
+    if tag == "CREATE TABLE":
+        return "AS" in words and "SELECT" in words
+    if tag == "CREATE SCHEMA":
+        return any(word in _VERBS for word in words[1:])
+    if tag == "ALTER TABLE" and "ADD" in words:
+        return not all(
+            _is_constant(tokens[at + 1 :])
+            for at, word in enumerate(words)
+            if word == "DEFAULT" and words[at - 1] not in ("SET", "BY")
+        )
+    return False
+
+
+def _is_constant(tokens: Sequence[str]) -> bool:
+    """Whether what a DEFAULT is followed by is a constant, perhaps with its type, and no more."""
+    rest = list(tokens[::-1])
+    if rest and rest[-1] in ("-", "+"):
+        rest.pop()
+    if not rest or not _is_literal(rest.pop()):
+        return False
+    while rest[-2:] == [":", ":"]:
+        del rest[-2:]
+        while rest and _is_of_a_type(rest[-1]):
+            rest.pop()
+    return not rest or rest[-1].upper() in _AFTER_DEFAULT
+
+
+def _is_literal(word: str) -> bool:
+    if word[:1] == "'":
+        return _CLOCK.search(word) is None
+    return word.upper() in _LITERAL_WORDS or word[:1].isdigit()
+
+
+def _is_of_a_type(word: str) -> bool:
+    if word.upper() in _AFTER_DEFAULT:
+        return False
+    return word[:1].isalnum() or word[:1] in ('"', "_", ".", "[", "]")
+
+
+# --- words --------------------------------------------------------------------------------------
+
+_TOKEN = re.compile(
+    r"""(?P<space>\s+|--[^\n]*)
+      | (?P<comment>/\*)
+      | (?P<escaped>[eE]'(?:[^'\\]|\\.|'')*')
+      | (?P<string>'(?:[^']|'')*')
+      | (?P<identifier>"(?:[^"]|"")*")
+      | (?P<dollar>\$(?:[A-Za-z_\u0080-\uffff][A-Za-z0-9_\u0080-\uffff]*)?\$)
+      | (?P<word>[A-Za-z_\u0080-\uffff][A-Za-z0-9_$\u0080-\uffff]*)
+      | (?P<number>\d[\w.]*)
+      | (?P<other>.)""",
+    re.VERBOSE | re.DOTALL,
+)
+_COMMENT_EDGE = re.compile(r"/\*|\*/")
+
+
+def split(text: str) -> Iterator[list[str]]:
+    """The statements of a text, each as its tokens: words, constants, quoted names, signs.
+
+    A body of its own language (BEGIN ATOMIC) falls apart: its semicolons look like ours.
+    `ValueError` never: what is not closed ends with the text.
+    """
+    statement: list[str] = []
+    for word in _tokens(text):
+        if word != ";":
+            statement.append(word)
+        elif statement:
+            yield statement
+            statement = []
+    if statement:
+        yield statement
+
+
+def _tokens(text: str) -> Iterator[str]:
+    at = 0
+    while at < len(text):
+        match = _TOKEN.match(text, at)
+        assert match is not None  # `other` matches anything
+        start, at = at, match.end()
+        if match.lastgroup == "comment":
+            at = _end_of_comment(text, at)
+        elif match.lastgroup == "dollar":
+            end = text.find(match[0], at)
+            at = len(text) if end < 0 else end + len(match[0])
+            yield text[start:at]
+        elif match.lastgroup != "space":
+            yield match[0]
+
+
+def _end_of_comment(text: str, at: int) -> int:
+    depth = 1
+    while depth:
+        edge = _COMMENT_EDGE.search(text, at)
+        if edge is None:
+            return len(text)
+        depth += 1 if edge[0] == "/*" else -1
+        at = edge.end()
+    return at

@@ -1,0 +1,261 @@
+"""From a restored backup on to a moment: the session, the tables, the sequences, what lacks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import LiteralString
+
+import psycopg
+
+from pgkeep.errors import ReplayFailed, TargetNotReady
+from pgkeep.events import Noticed, Reporter, StageBegan, StageEnded
+from pgkeep.model import Contents, SequenceValue, TableContents, TableName, quote_identifier
+from pgkeep.postgres.address import Address
+from pgkeep.postgres.ddl import OWN_SCHEMA, SchemaChange
+from pgkeep.postgres.pgoutput import Relation
+from pgkeep.postgres.session import BYTES_AS_THEY_ARE, Connection, connect, translated
+from pgkeep.postgres.statements import set_sequence
+from pgkeep.recovery import target
+from pgkeep.recovery.apply import Writer
+from pgkeep.recovery.journey import Journey
+from pgkeep.recovery.replay import STAGE, Replayed, Replayer, replay
+from pgkeep.recovery.survey import Transaction
+from pgkeep.recovery.tables import TargetTable, describe_table
+
+_WITHOUT_IDENTITY: LiteralString = """
+    SELECT n.nspname, c.relname, c.relpersistence = 'u'
+      FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+     WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+       AND c.relpersistence <> 't'
+       AND (c.relpersistence = 'u' OR c.relreplident = 'n'
+            OR c.relreplident IN ('d', 'i') AND NOT EXISTS (
+                SELECT FROM pg_catalog.pg_index i
+                 WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate
+                   AND CASE c.relreplident WHEN 'd' THEN i.indisprimary ELSE i.indisreplident END))
+     ORDER BY 1, 2"""
+
+_OF_EXTENSION: LiteralString = """
+    SELECT EXISTS (SELECT FROM pg_catalog.pg_class c
+      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+       AND d.objid = c.oid AND d.deptype = 'e'
+     WHERE n.nspname = %s AND c.relname = %s)"""
+
+_EXISTING: LiteralString = """
+    SELECT n.nspname, c.relname FROM pg_catalog.pg_class c
+      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+     WHERE c.relkind::pg_catalog.text = ANY (%s) AND n.nspname !~ '^pg_'"""
+
+
+@dataclass(frozen=True, slots=True)
+class NotExact:
+    """Something that does not stand as it stood at the moment, and how it does."""
+
+    what: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayResult:
+    """What was replayed, and what is not as it was at the moment."""
+
+    moment: str
+    shortfall: str
+    """Why the moment is not reached, where the last one before it had to do."""
+    segments: int
+    transactions: int
+    changes: int
+    schema_changes: int
+    last: Transaction | None
+    tables: frozenset[TableName]
+    not_exact: tuple[NotExact, ...]
+
+
+def refuse_loud_target(connection: Connection) -> None:
+    """`TargetNotReady` if the role cannot keep triggers quiet: they would act a second time."""
+    if not target.quiet_settings(connection):
+        raise TargetNotReady(
+            "the role may not set session_replication_role, and triggers and cascades would act on"
+            " what is replayed a second time",
+            hint="GRANT SET ON PARAMETER session_replication_role TO the role, or use a superuser.",
+        )
+
+
+def go_on(
+    address: Address,
+    contents: Contents,
+    journey: Journey,
+    reporter: Reporter,
+    *,
+    owners: bool = True,
+) -> ReplayResult:
+    """Replay on top of a backup that is whole in the target."""
+    survey = journey.survey
+    reporter.report(StageBegan(STAGE, total_rows=survey.changes))
+    with quiet_session(address) as connection, translated(address):
+        onward = Onward(connection, contents, reporter, owners=owners)
+        with target.insistent_triggers_off(connection, _names(contents)):
+            done = onward.replay(journey)
+        onward.set_sequences(done.sequences)
+        not_exact = tuple(onward.not_exact())
+    summary = f"{done.changes:,} changes of {done.transactions:,} transactions"
+    reporter.report(StageEnded(STAGE, summary))
+    return ReplayResult(
+        str(journey.moment),
+        journey.shortfall,
+        len(journey.route.segments),
+        done.transactions,
+        done.changes,
+        done.schema_changes,
+        survey.last,
+        done.tables,
+        not_exact,
+    )
+
+
+@contextmanager
+def quiet_session(address: Address) -> Iterator[Connection]:
+    """A connection in which no trigger fires and no foreign key is checked."""
+    with closing(connect(address)) as connection:
+        with translated(address):
+            settings = target.quiet_settings(connection)
+            for statement in ("SET synchronous_commit = off", BYTES_AS_THEY_ARE, *settings):
+                connection.execute(statement.encode())
+        yield connection
+
+
+def _names(contents: Contents) -> tuple[TableName, ...]:
+    names = {table.name for table in contents.tables}
+    return tuple(sorted(names | {table.load_name for table in contents.tables}))
+
+
+class Onward:
+    """The target's side of a replay."""
+
+    def __init__(
+        self, connection: Connection, contents: Contents, reporter: Reporter, *, owners: bool
+    ) -> None:
+        self._connection = connection
+        self._known = {table.name: table for table in contents.tables}
+        self._leaves = Counter(table.load_name for table in contents.tables)
+        self._has_large_objects = bool(contents.large_objects.owners)
+        self._reporter = reporter
+        self._owners = owners
+        self.writer = Writer(connection)
+        self._passed_over: set[TableName] = set()
+        self._described = 0
+        self._schema_changed = False
+
+    def replay(self, journey: Journey) -> Replayed:
+        """Apply the journey's transactions."""
+        replayer = Replayer(self.writer, self.describe, self.run_change, self._reporter)
+        try:
+            return replay(journey, replayer)
+        finally:
+            replayer.close()
+
+    def set_sequences(self, values: Iterable[SequenceValue]) -> None:
+        """A sample may come from later, and name sequences that were not there yet."""
+        there = existing(self._connection, "S")
+        with self._connection.transaction():
+            for value in values:
+                if value.name in there:
+                    self._connection.execute(set_sequence(value).encode())
+
+    def not_exact(self) -> Iterator[NotExact]:
+        """What the journal does not carry."""
+        rows = self._connection.execute(_WITHOUT_IDENTITY).fetchall()
+        for schema, name, unlogged in rows:
+            table = TableName(schema, name)
+            if table.schema == OWN_SCHEMA or not (table in self._known or self._schema_changed):
+                continue
+            why = (
+                "unlogged: as of the backup" if unlogged else "no replica identity: rows that were"
+            )
+            if not unlogged:
+                why += " changed or deleted after the backup are as in the backup"
+            yield NotExact(f"table {table}", why)
+        for table in sorted(self._passed_over):
+            yield NotExact(f"table {table}", "belongs to an extension: as of the backup")
+        if self._has_large_objects:
+            yield NotExact("large objects", "not in the journal: as of the backup")
+
+    # --- tables -----------------------------------------------------------------------------
+
+    def describe(self, relation: Relation) -> TargetTable | None:
+        """The table for a relation's changes; None for one that is passed over."""
+        name = relation.name
+        if name.schema == OWN_SCHEMA:
+            return None
+        known = self._known.get(name)
+        if self._is_passed_over(name, known):
+            self._passed_over.add(name)
+            return None
+        into = known.load_name if known is not None else name
+        self._described += 1
+        found = describe_table(
+            self._connection,
+            relation,
+            name=into,
+            stands_for=self._leaves[into] if into != name else 0,
+            number=self._described,
+        )
+        if found is None or (known is None and not self._schema_changed):
+            raise ReplayFailed(
+                f"the journal has rows of table {name}, which is not in the backup",
+                hint="It was made after the backup, and the journal does not tell how. Restore to"
+                " an earlier moment, or from a later backup.",
+            )
+        return found
+
+    def _is_passed_over(self, name: TableName, known: TableContents | None) -> bool:
+        """Whether the rows belong to an extension, which puts them where it wants them."""
+        if known is not None:
+            return known.condition not in ("", "WHERE true")
+        row = self._connection.execute(_OF_EXTENSION, (name.schema, name.name)).fetchone()
+        return bool(row and row[0])
+
+    # --- schema changes ---------------------------------------------------------------------
+
+    def run_change(self, change: SchemaChange) -> None:
+        """Do a schema change again."""
+        self.writer.drop_stages()
+        self._schema_changed = True
+        try:
+            self._take_role_and_path(change)
+            self._connection.execute(change.query.encode())
+        except psycopg.Error as exc:
+            message = (exc.diag.message_primary or str(exc)).splitlines()[0]
+            raise ReplayFailed(
+                f"the schema change {change} cannot be done again: {message}"
+            ) from exc
+        finally:
+            if not self._connection.closed:
+                self._connection.execute(b"RESET ROLE")
+                self._connection.execute(b"SET search_path = ''")
+
+    def _take_role_and_path(self, change: SchemaChange) -> None:
+        self._connection.execute(
+            "SELECT pg_catalog.set_config('search_path', %s, false)", (change.search_path,)
+        )
+        if not change.role or not self._owners:
+            return
+        try:
+            self._connection.execute(f"SET ROLE {quote_identifier(change.role)}".encode())
+        except (psycopg.errors.InvalidParameterValue, psycopg.errors.InsufficientPrivilege) as exc:
+            self._reporter.report(
+                Noticed(
+                    f"the schema change {change} is done by another role than it was:"
+                    f" {exc.diag.message_primary}",
+                    "What it makes belongs to the role that restores.",
+                )
+            )
+
+
+def existing(connection: Connection, *kinds: str) -> frozenset[TableName]:
+    """The relations of some kinds (as pg_class has them) that are in a database."""
+    rows = connection.execute(_EXISTING, (list(kinds),)).fetchall()
+    return frozenset(TableName(schema, name) for schema, name in rows)

@@ -1,0 +1,70 @@
+"""From a backup through the journal to a moment: what would be read, and how far it leads. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from pgkeep.model import Lsn, SnapshotPoint
+from pgkeep.recovery.moment import AtLsn, AtTime, Moment
+from pgkeep.repository.journal import Run, SegmentName
+
+# A transaction that a backup does not show may have written its commit before the backup's
+# position: it is waiting for others, as synchronous replicas, to be told of it.
+_BEFORE = timedelta(minutes=10)
+
+# A clock that was read before another may be written into the log after it.
+_LATER = timedelta(minutes=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The segments to read, oldest first, of a run that continues a backup."""
+
+    run: Run
+    segments: tuple[SegmentName, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(segment.size_bytes for segment in self.segments)
+
+
+def continues(run: Run, point: SnapshotPoint) -> bool:
+    """Whether all that a backup does not show is in the run, as far as names tell."""
+    return run.start <= Lsn.parse(point.lsn) and run.begins <= point.taken
+
+
+def reaches(run: Run, moment: Moment) -> bool:
+    """Whether the run leads to a moment, to the second; a transaction is only found by reading."""
+    if isinstance(moment, AtTime):
+        return run.covered + timedelta(seconds=1) > moment.time
+    return not isinstance(moment, AtLsn) or run.end >= moment.lsn
+
+
+def routes(runs: Iterable[Run], point: SnapshotPoint, moment: Moment) -> tuple[Route, ...]:
+    """Those that continue a backup: the ones that lead to the moment first, then the longest."""
+    found = [run for run in runs if continues(run, point)]
+    found.sort(key=lambda run: (reaches(run, moment), run.covered), reverse=True)
+    return tuple(Route(run, _needed(run, point, moment)) for run in found)
+
+
+def _needed(run: Run, point: SnapshotPoint, moment: Moment) -> tuple[SegmentName, ...]:
+    segments = run.segments
+    lsn, early = Lsn.parse(point.lsn), point.taken - _BEFORE
+    first = max(at for at, segment in enumerate(segments) if segment.start <= lsn)
+    while first and (segments[first].covered > early or not segments[first].begins_whole):
+        first -= 1
+    last = len(segments) - 1
+    for at in range(first, len(segments)):
+        if _is_beyond(segments[at], moment) and segments[at].ends_whole and segments[at].end > lsn:
+            last = at
+            break
+    return segments[first : last + 1]
+
+
+def _is_beyond(segment: SegmentName, moment: Moment) -> bool:
+    """Whether nothing that belongs to the moment comes after this segment."""
+    if isinstance(moment, AtTime):
+        return segment.covered > moment.time + _LATER
+    return isinstance(moment, AtLsn) and segment.end >= moment.lsn

@@ -1,0 +1,455 @@
+"""Back to any moment: what a transaction said of all tables when it committed is what is restored.
+
+For a long run: PGKEEP_TEST_TRANSACTIONS=5000 pytest tests/acceptance/test_point_in_time.py
+The name of a test has its seed, which PGKEEP_TEST_SEED sets.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from comparison import assert_same, databases, load_statements, take_picture, value
+from conftest import Outcome, Workbench
+from journals import DDL_TRIGGER, TestJournal, captured
+from pgkeep.cli.context import Context
+from pgkeep.events import Silent
+from pgkeep.postgres.address import Address
+from pgkeep.postgres.server import ScratchServer
+from pgkeep.recovery.journey import choose_journey
+from pgkeep.recovery.moment import AtTransaction
+from pgkeep.recovery.onward import Onward, quiet_session
+from pgkeep.recovery.replay import Replayer, replay
+from pgkeep.recovery.target import insistent_triggers_off
+from pgkeep.repository.repository import open_contents
+from workload import Commit, Workload, picture
+
+TRANSACTIONS = int(os.environ.get("PGKEEP_TEST_TRANSACTIONS", "300"))
+SEED = int(os.environ.get("PGKEEP_TEST_SEED", "0")) or secrets.randbits(32)
+
+
+@dataclass
+class History:
+    """A database with a past: backups, a journal, and what each transaction has said."""
+
+    server: ScratchServer
+    workbench: Workbench
+    source: str
+    target: str
+    journal: TestJournal
+    workload: Workload
+    backups: list[tuple[str, int]]
+    """Each with how many transactions it was taken after."""
+
+    def back_up(self) -> None:
+        done = self.workbench.pgkeep("backup", "shop", "--json").document
+        assert isinstance(done, dict)
+        self.backups.append((done["backup"], len(self.workload.commits)))
+
+
+@pytest.fixture
+def history(
+    workbench: Workbench, servers: Callable[[int], ScratchServer], major: int, seed: int
+) -> Iterator[History]:
+    server = servers(major)
+    with databases(server, "pitr_source", "pitr_target") as (source, target):
+        workbench.init(source)
+        workload = Workload(source, random.Random(seed))
+        with closing(workload):
+            workload.prepare()
+            with captured(workbench, source, "pitr") as journal:
+                yield History(server, workbench, source, target, journal, workload, [])
+
+
+def assert_as_it_was(url: str, commit: Commit, *, sequences: bool = True) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        row = connection.execute(
+            b"SELECT n, digest, counter FROM public.moments ORDER BY n DESC LIMIT 1"
+        ).fetchone()
+        assert row is not None
+        assert row[0] == commit.n
+        assert picture(connection).splitlines() == row[1].splitlines()
+        if not sequences:  # they are set at the end of a replay
+            return
+        found = connection.execute(b"SELECT last_value FROM public.counter").fetchone()
+        assert found is not None
+        assert found[0] >= row[2]
+
+
+def restore(history: History, *options: str, expect: int = 3) -> dict[str, Any]:
+    """Through the command line, into an emptied target."""
+    history.server.drop_database("pitr_target")
+    history.server.create_database("pitr_target")
+    out = history.workbench.pgkeep(
+        "restore", "shop", "--json", "--target", history.target, *options, expect=expect
+    )
+    document = json.loads(out.out)
+    assert isinstance(document, dict)
+    return document
+
+
+class Stepping(Replayer):
+    """Looks at the target after some of the transactions, as if each were the moment."""
+
+    def look(self, history: History, chosen: set[int]) -> Stepping:
+        self.target = history.target
+        self.by_xid = {commit.xid: commit for commit in history.workload.commits}
+        self.chosen = chosen
+        self.looked = 0
+        return self
+
+    def end_transaction(self, xid: int) -> None:
+        super().end_transaction(xid)
+        commit = self.by_xid.get(xid)
+        if commit is not None and commit.n in self.chosen:
+            self.settle()
+            assert_as_it_was(self.target, commit, sequences=False)
+            self.looked += 1
+
+
+def replay_looking(history: History, backup: str, chosen: set[int]) -> int:
+    """Restore a backup, replay all that came since, and look at the chosen moments on the way."""
+    document = restore(history, "--backup", backup, expect=0)
+    assert document["proven"]
+    context = Context(history.workbench.config, as_json=True, quiet=True)
+    (found,) = context.find_all(
+        "shop", lambda listing: [one for one in listing.backups if one.backup == backup]
+    )
+    last = history.workload.commits[-1]
+    way = choose_journey(
+        [found],
+        lambda one: open_contents(one.source, one.manifest, [context.epoch_identity(one)]),
+        context.journal_reader("shop"),
+        AtTransaction(last.xid),
+    )
+    address = Address.parse(history.target)
+    names = [table.name for table in way.contents.tables]
+    with quiet_session(address) as connection, insistent_triggers_off(connection, names):
+        onward = Onward(connection, way.contents, Silent(), owners=True)
+        replayer = Stepping(onward.writer, onward.describe, onward.run_change, Silent())
+        replayer.look(history, chosen)
+        done = replay(way.journey, replayer)
+        onward.set_sequences(done.sequences)
+    assert_as_it_was(history.target, last)
+    return replayer.looked
+
+
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("seed", [SEED])
+@pytest.mark.parametrize(("major", "transactions"), [(17, TRANSACTIONS), (18, TRANSACTIONS // 2)])
+def test_every_moment_comes_back_as_it_was(history: History, transactions: int, seed: int) -> None:
+    """Several backups, some with transactions open; from each to many moments, at random."""
+    choose = random.Random(seed)
+    workload, journal = history.workload, history.journal
+    for _ in range(3):
+        if choose.random() < 0.7:
+            workload.open_side()
+            workload.run(4, closing=False)  # so that the one that is open is older than others
+        history.back_up()
+        for _ in range(5):
+            workload.run(transactions // 15)
+            if choose.random() < 0.8:
+                journal.cut()
+    workload.close_side()
+    journal.cut()
+    commits = workload.commits
+    looked = 0
+    for backup, n in history.backups:
+        rest = range(n + 1, len(commits) + 1)
+        looked += replay_looking(history, backup, set(choose.sample(rest, len(rest) // 2)))
+    assert looked > transactions // 2
+    for _ in range(5):
+        commit = choose.choice(commits[history.backups[0][1] + 1 :])
+        how = choose.choice(("time", "lsn", "xid", "before"))
+        if how == "before":
+            following = commits[commit.n] if commit.n < len(commits) else None
+            options = (
+                ["--before-transaction", str(following.xid)] if following else ["--to", commit.lsn]
+            )
+        else:
+            moment = {"time": commit.after.isoformat(), "lsn": commit.lsn, "xid": str(commit.xid)}
+            options = ["--to", moment[how]]
+        document = restore(history, *options)
+        assert document["proven"]
+        assert_as_it_was(history.target, commit)
+
+
+# --- schema changes -----------------------------------------------------------------------------
+
+SHOP = (
+    "CREATE TABLE items (id integer PRIMARY KEY, name text, price numeric)",
+    "CREATE TABLE notes (what text)",
+    "INSERT INTO items SELECT n, 'item ' || n, n FROM generate_series(1, 100) n",
+    "CREATE TYPE size AS ENUM ('s', 'm')",
+    *DDL_TRIGGER,
+)
+
+# Each is one transaction; rows come between, so that order counts.
+PLAIN_CHANGES = (
+    "ALTER TABLE items ADD COLUMN stock integer DEFAULT 7 NOT NULL",
+    "UPDATE items SET stock = id WHERE id % 2 = 0",
+    "ALTER TABLE items RENAME COLUMN name TO title",
+    "INSERT INTO items VALUES (101, 'new', 1, 1)",
+    "UPDATE items SET title = upper(title), id = id + 1000 WHERE id > 90",
+    "ALTER TABLE items DROP COLUMN price",
+    "INSERT INTO items VALUES (102, 'newer', 2)",
+    "CREATE TABLE orders (id bigserial PRIMARY KEY, item integer REFERENCES items, d date)",
+    "INSERT INTO orders (item, d) VALUES (102, '2024-01-01')",
+    "CREATE INDEX CONCURRENTLY orders_d ON orders (d)",
+    "CREATE SCHEMA archive",
+    "CREATE TABLE archive.old (id integer PRIMARY KEY, day date) PARTITION BY RANGE (id)",
+    "CREATE TABLE archive.old_1 PARTITION OF archive.old FOR VALUES FROM (0) TO (100)",
+    "INSERT INTO archive.old SELECT n, '2020-01-01' FROM generate_series(1, 20) n",
+    "ALTER TYPE size ADD VALUE 'l'",
+    "ALTER TABLE orders ADD COLUMN size size DEFAULT 'l'",
+    "COMMENT ON TABLE orders IS 'it''s; $$ new'",
+    "GRANT SELECT ON orders TO PUBLIC",
+    "CREATE VIEW dear AS SELECT * FROM items WHERE stock > 50",
+    "CREATE FUNCTION twice(a integer) RETURNS integer LANGUAGE sql AS $f$ SELECT a * 2; $f$",
+    "ALTER TABLE items RENAME TO goods",
+    "DELETE FROM goods WHERE id < 50 AND id % 2 = 1",
+    "UPDATE goods SET stock = stock + 1",
+    "DROP TABLE notes",
+    "CREATE TEMPORARY TABLE passing AS SELECT 1",
+    "CREATE TABLE notes (id integer PRIMARY KEY)",
+    "INSERT INTO notes VALUES (1)",
+)
+
+
+@pytest.fixture
+def shop(workbench: Workbench, server: ScratchServer) -> Iterator[Shop]:
+    with databases(server, "pitr_source", "pitr_target") as (source, target):
+        workbench.init(source)
+        load_statements(source, SHOP)
+        with captured(workbench, source, "pitr") as journal:
+            yield Shop(server, workbench, source, target, journal)
+
+
+@dataclass
+class Shop:
+    """A small database whose schema changes."""
+
+    server: ScratchServer
+    workbench: Workbench
+    source: str
+    target: str
+    journal: TestJournal
+
+    def run(self, *statements: str) -> None:
+        for statement in statements:
+            load_statements(self.source, (statement,))
+            if statement.split()[0] in ("CREATE", "ALTER"):
+                self.journal.publish()
+
+    def restore(self, *options: str, expect: int = 0) -> Outcome:
+        return self.workbench.pgkeep(
+            "restore", "shop", "--target", self.target, *options, expect=expect
+        )
+
+
+def test_plain_schema_changes_are_replayed_between_the_rows(shop: Shop) -> None:
+    shop.workbench.pgkeep("backup", "shop")
+    shop.run(*PLAIN_CHANGES)
+    shop.journal.cut()
+    shop.restore("--to-last-reachable")
+    without = ("--no-publications",)
+    assert_same(
+        take_picture(shop.source, dump_options=without),
+        take_picture(shop.target, dump_options=without),
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER TABLE items ALTER COLUMN price TYPE float8",
+        "ALTER TABLE items ADD COLUMN seen timestamptz DEFAULT now()",
+        "CREATE TABLE copied AS SELECT * FROM items",
+        "DO $$ BEGIN ALTER TABLE items DROP COLUMN price; END $$",
+        "CREATE TABLE one (id integer); CREATE TABLE two (id integer)",
+    ],
+)
+def test_other_schema_changes_stop_the_replay_before_their_transaction(
+    shop: Shop, change: str
+) -> None:
+    shop.workbench.pgkeep("backup", "shop")
+    shop.run("UPDATE items SET name = 'before'")
+    before = take_picture(shop.source)
+    load_statements(shop.source, (f"INSERT INTO items VALUES (1000, 'in vain', 0); {change}",))
+    shop.run("DELETE FROM items")
+    shop.journal.cut()
+    stopped = shop.restore("--to", str(shop.journal.end_lsn), expect=1)
+    assert "[E073] a schema change (" in stopped.err
+    assert "that cannot be replayed lies between LSN" in stopped.err
+    assert value(shop.target, "SELECT count(*) FROM pg_class WHERE relname = 'items'") == 0
+    reached = shop.restore("--to", str(shop.journal.end_lsn), "--to-last-reachable", expect=3)
+    assert "short of LSN" in reached.out
+    assert take_picture(shop.target).rows == before.rows
+
+
+def test_a_table_that_nobody_told_of_stops_the_replay(shop: Shop) -> None:
+    """As where no event trigger can be."""
+    load_statements(shop.source, ("ALTER EVENT TRIGGER pgkeep_told DISABLE",))
+    shop.workbench.pgkeep("backup", "shop")
+    shop.run("CREATE TABLE untold (id integer PRIMARY KEY)", "INSERT INTO untold VALUES (1)")
+    shop.journal.cut()
+    failed = shop.restore("--to-last-reachable", expect=1)
+    assert "[E074] the journal has rows of table public.untold, which is not in" in failed.err
+    assert "The target is incomplete" in failed.err
+
+
+@pytest.mark.parametrize(
+    "change", ["ALTER TABLE items ADD more text", "ALTER TABLE items ALTER price TYPE text"]
+)
+def test_a_column_that_nobody_told_of_stops_the_replay(shop: Shop, change: str) -> None:
+    load_statements(shop.source, ("ALTER EVENT TRIGGER pgkeep_told DISABLE",))
+    shop.workbench.pgkeep("backup", "shop")
+    shop.run(change, "UPDATE items SET name = 'x'")
+    shop.journal.cut()
+    failed = shop.restore("--to-last-reachable", expect=1)
+    assert "is not the same in the journal and in the backup" in failed.err
+
+
+# --- what is refused, and what is told ----------------------------------------------------------
+
+
+def test_a_moment_that_cannot_be_reached_is_refused_before_anything_is_touched(shop: Shop) -> None:
+    before = value(shop.source, "SELECT now()::text || ' UTC'")
+    shop.workbench.pgkeep("backup", "shop")
+    shop.run("UPDATE items SET price = 0")
+    name = shop.journal.cut()
+    later = name.covered + timedelta(hours=1)
+    assert "[E001]" in shop.restore("--to", "2026-01-15 12:00", expect=2).err
+    early = shop.restore("--to", str(before).replace("+00 UTC", "+00"), expect=1)
+    assert "[E073] there is no full backup from before" in early.err
+    late = shop.restore("--to", later.isoformat(), expect=1)
+    assert "[E073] the journal after backup" in late.err
+    assert "is the last moment that can be reached" in late.err
+    lost = shop.restore("--to", "4000000", expect=1)
+    assert "[E073] transaction 4000000 is not in the journal" in lost.err
+    beyond = shop.restore("--to", "FF/0", expect=1)
+    assert "[E073] the journal after backup" in beyond.err
+    last = late.err.split("--to '")[1].split("'")[0]
+    assert "replayed" in shop.restore("--to", last, expect=3).out
+
+
+def test_a_gap_in_the_journal_is_never_crossed(shop: Shop) -> None:
+    shop.workbench.pgkeep("backup", "shop")
+    names = []
+    for price in range(1, 5):
+        shop.run(f"UPDATE items SET price = {price}")
+        names.append(shop.journal.cut())
+    shop.journal.store.delete(names[2].path)
+    assert "[E073]" in shop.restore("--to", str(names[3].end), expect=1).err
+    shop.restore("--to", str(names[1].end), expect=3)
+    assert value(shop.target, "SELECT max(price) FROM items") == 2
+
+
+def test_a_backup_without_a_journal_is_said_to_lead_nowhere(shop: Shop) -> None:
+    shop.workbench.pgkeep("backup", "shop")
+    name = shop.journal.cut()
+    for one in shop.journal.names:
+        shop.journal.store.delete(one.path)
+    failed = shop.restore("--to", (name.covered + timedelta(seconds=1)).isoformat(), expect=1)
+    assert "[E073] no journal leads on from backup" in failed.err
+    assert "Restore it as it is" in failed.err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--table", "items"),
+        ("--schema-only",),
+        ("--data-only",),
+        ("--table", "items", "--into-schema", "other"),
+        ("--allow-non-empty",),
+        ("--go-on-after-damage",),
+        ("--before-transaction", "1000"),
+    ],
+)
+def test_only_a_whole_database_goes_to_a_moment(
+    workbench: Workbench, options: tuple[str, ...]
+) -> None:
+    workbench.init("postgresql://nobody@127.0.0.1:1/none")
+    given = ("--target", "postgresql://nobody@127.0.0.1:1/none", "--to", "1000")
+    refused = workbench.pgkeep("restore", "shop", *given, *options, expect=2)
+    assert "[E001]" in refused.err
+
+
+def test_a_role_that_cannot_keep_triggers_quiet_is_refused(shop: Shop) -> None:
+    shop.workbench.pgkeep("backup", "shop")
+    shop.journal.cut()
+    load_statements(
+        shop.server.url(),
+        (
+            "DROP ROLE IF EXISTS pitr_weak",
+            "CREATE ROLE pitr_weak LOGIN PASSWORD 'x'",
+            "ALTER DATABASE pitr_target OWNER TO pitr_weak",
+        ),
+    )
+    weak = shop.target.replace(f"postgres:{shop.server.password}@", "pitr_weak:x@")
+    refused = shop.workbench.pgkeep(
+        "restore", "shop", "--target", weak, "--to-last-reachable", expect=1
+    )
+    assert "[E040] the role may not set session_replication_role" in refused.err
+    assert value(shop.target, "SELECT count(*) FROM pg_class WHERE relname = 'items'") == 0
+    assert value(shop.target, "SELECT shobj_description(oid, 'pg_database') IS NULL"
+                              " FROM pg_database WHERE datname = 'pitr_target'")  # fmt: skip
+
+
+def test_the_plan_of_a_replay_is_shown(shop: Shop) -> None:
+    shop.workbench.pgkeep("backup", "shop")
+    shop.run("UPDATE items SET price = 0", "ALTER TABLE items ADD more text")
+    shop.journal.cut()
+    shown = shop.restore("--to-last-reachable", "--dry-run").out
+    assert "6. replay 100 changes of" in shown
+    assert "up to the end of the journal" in shown
+    assert "from 2 segments of the journal (" in shown
+    assert "with 1 schema changes" in shown
+    assert value(shop.target, "SELECT count(*) FROM pg_class WHERE relname = 'items'") == 0
+
+
+def test_a_segment_that_is_damaged_in_one_repository_comes_from_another(
+    shop: Shop, tmp_path: Path
+) -> None:
+    shop.workbench.pgkeep("backup", "shop")
+    shop.run("UPDATE items SET price = 0")
+    name = shop.journal.cut()
+    second = tmp_path / "second"
+    shutil.copytree(shop.workbench.repository, second)
+    damaged = shop.workbench.repository / name.path
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    failed = shop.restore("--to-last-reachable", expect=1)
+    assert "[E053]" in failed.err
+    both = [shop.workbench.repository.as_uri(), second.as_uri()]
+    options = [word for url in both for word in ("--repository", url)]
+    shop.restore("--to-last-reachable", *options, expect=3)
+    assert value(shop.target, "SELECT max(price) FROM items") == 0
+
+
+def test_large_batches_are_written_as_they_come(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One transaction that is larger than a batch may be: nobody waits for its end."""
+    monkeypatch.setattr("pgkeep.recovery.replay.BATCH_CHANGES", 100)
+    shop.workbench.pgkeep("backup", "shop")
+    shop.run(
+        "INSERT INTO items SELECT n, n, n FROM generate_series(101, 2000) n",
+        "DO $$ BEGIN UPDATE items SET price = price + 1; DELETE FROM items WHERE id % 3 = 0;"
+        " UPDATE items SET id = id + 100000 WHERE id % 5 = 0; UPDATE items SET name = 'x'; END $$",
+    )
+    shop.journal.cut()
+    shop.restore("--to-last-reachable", expect=3)
+    assert take_picture(shop.source).rows == take_picture(shop.target).rows

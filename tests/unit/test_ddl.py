@@ -1,0 +1,161 @@
+"""Schema changes: how they are read, and which may be done again."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pgkeep.errors import JournalInvalid
+from pgkeep.postgres.ddl import (
+    ChangedObject,
+    SchemaChange,
+    Treatment,
+    parse_change,
+    split,
+    treatment,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "statements"),
+    [
+        ("", []),
+        (" ; ;; ", []),
+        ("SELECT 1", [["SELECT", "1"]]),
+        ("a; b", [["a"], ["b"]]),
+        ("a -- ; b\n c", [["a", "c"]]),
+        ("a /* ; /* ; */ ; */ b", [["a", "b"]]),
+        ("a /* never closed ; b", [["a"]]),
+        ("'a;''b' ; c", [["'a;''b'"], ["c"]]),
+        (r"'a\'; b", [[r"'a\'"], ["b"]]),
+        (r"E'a\'; b' c", [[r"E'a\'; b'", "c"]]),
+        ('"a;""b" c', [['"a;""b"', "c"]]),
+        ("$$a;b$$ c", [["$$a;b$$", "c"]]),
+        ("$ü1$ $$ ; $ü1$; c", [["$ü1$ $$ ; $ü1$"], ["c"]]),
+        ("a$b$; c", [["a$b$"], ["c"]]),
+        ("$1;$2", [["$", "1"], ["$", "2"]]),
+        ("$$never closed ; b", [["$$never closed ; b"]]),
+    ],
+)
+def test_a_text_falls_into_statements(text: str, statements: list[list[str]]) -> None:
+    assert list(split(text)) == statements
+
+
+def change(tag: str, query: str, **more: object) -> SchemaChange:
+    return SchemaChange(tag, query, **{"rewrites": False, **more})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("tag", "query"),
+    [
+        ("CREATE TABLE", "CREATE TABLE a (b integer DEFAULT random(), as_of date)"),
+        ("CREATE TABLE", "create /* a */ unlogged table if not exists a (b integer);"),
+        ("CREATE INDEX", "CREATE UNIQUE INDEX CONCURRENTLY ON a (b)"),
+        ("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION a() RETURNS int RETURN 1"),
+        ("CREATE TRIGGER", "CREATE CONSTRAINT TRIGGER a AFTER INSERT ON b EXECUTE FUNCTION c()"),
+        ("ALTER TABLE", "ALTER TABLE a ADD COLUMN b text"),
+        ("ALTER TABLE", "ALTER TABLE a ADD b text DEFAULT 'x' NOT NULL, ADD c int DEFAULT -1"),
+        (
+            "ALTER TABLE",
+            "ALTER TABLE a ADD b text DEFAULT 'x'::character varying, ADD c s.t"
+            " DEFAULT '{}'::s.\"T\"[] CHECK (true)",
+        ),
+        ("ALTER TABLE", "ALTER TABLE a ALTER b SET DEFAULT now(), ADD CHECK (b > 0)"),
+        ("ALTER TABLE", "ALTER TABLE a ADD UNIQUE (b)"),
+        ("ALTER TABLE", "ALTER TABLE a RENAME COLUMN b TO c"),
+        ("ALTER TABLE", "ALTER TABLE a DROP COLUMN b CASCADE"),
+        ("DROP TABLE", "DROP TABLE a, b"),
+        ("ALTER TYPE", "ALTER TYPE mood ADD VALUE 'new' BEFORE 'old'"),
+        ("COMMENT", "COMMENT ON TABLE a IS 'x; y'"),
+        ("GRANT", "GRANT SELECT ON a TO PUBLIC"),
+        ("ALTER DEFAULT PRIVILEGES", "ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO b"),
+    ],
+)
+def test_a_plain_statement_is_done_again(tag: str, query: str) -> None:
+    assert treatment(change(tag, query)) is Treatment.RUN
+
+
+@pytest.mark.parametrize(
+    ("tag", "query"),
+    [
+        ("CREATE TABLE", "CREATE TABLE a (b int); CREATE TABLE c (d int)"),
+        ("CREATE TABLE", "DO $$ BEGIN CREATE TABLE a (b int); END $$"),
+        ("CREATE TABLE", "SELECT make_table()"),
+        ("CREATE TABLE AS", "CREATE TABLE a AS SELECT 1"),
+        ("SELECT INTO", "SELECT 1 INTO a"),
+        ("CREATE TABLE", "CREATE SCHEMA s CREATE TABLE a (b int)"),
+        ("CREATE SCHEMA", "CREATE SCHEMA s CREATE TABLE a (b int)"),
+        ("CREATE MATERIALIZED VIEW", "CREATE MATERIALIZED VIEW a AS SELECT 1"),
+        ("CREATE EXTENSION", "CREATE EXTENSION citext"),
+        ("ALTER TABLE", "ALTER TABLE a ADD COLUMN b timestamptz DEFAULT now()"),
+        ("ALTER TABLE", "ALTER TABLE a ADD COLUMN b timestamptz DEFAULT 'now'"),
+        ("ALTER TABLE", "ALTER TABLE a ADD COLUMN b timestamptz DEFAULT (now())"),
+        ("ALTER TABLE", "ALTER TABLE a ADD COLUMN b text DEFAULT CURRENT_USER"),
+        ("ALTER TABLE", "ALTER TABLE a ADD COLUMN b int DEFAULT f(1)"),
+        ("ALTER TABLE", "ALTER TABLE a ADD COLUMN b int DEFAULT 1 + f(1)"),
+        ("ALTER TABLE", "ALTER TABLE a ADD COLUMN b int DEFAULT 1::int + f(1)"),
+        ("ALTER TABLE", "ALTER TABLE a ADD COLUMN b bool DEFAULT true AND f(1)"),
+        ("ALTER TABLE", "ALTER TABLE a ADD COLUMN b text DEFAULT 'x' || now(), ADD c int"),
+        ("ALTER TABLE", "ALTER TABLE a ADD COLUMN b timestamp DEFAULT 'Today 12:00'"),
+        ("ALTER TABLE", "ALTER TABLE a ADD COLUMN b timestamp DEFAULT E'n\\x6fw'"),
+        ("CREATE FUNCTION", "CREATE FUNCTION a() RETURNS int BEGIN ATOMIC SELECT 1; SELECT 2; END"),
+        ("ALTER TABLE", ""),
+    ],
+)
+def test_what_depends_on_more_than_its_words_is_not(tag: str, query: str) -> None:
+    assert treatment(change(tag, query)) is Treatment.STOP
+
+
+def test_a_rewrite_and_what_another_statement_ran_are_not_done_again() -> None:
+    query = "ALTER TABLE a ALTER b TYPE bigint"
+    assert treatment(change("ALTER TABLE", query, rewrites=True)) is Treatment.STOP
+    assert treatment(change("ALTER TABLE", query, nested=True)) is Treatment.STOP
+    assert treatment(SchemaChange("ALTER TABLE", query)) is Treatment.STOP
+    extension = (ChangedObject("table", "a", "a.b", in_extension=True),)
+    assert treatment(change("ALTER TABLE", query, objects=extension)) is Treatment.STOP
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        ChangedObject("table", "pg_temp", "pg_temp.a"),
+        ChangedObject("function", "pgkeep", "pgkeep.told()"),
+        ChangedObject("publication", "", "pgkeep_rows"),
+    ],
+)
+def test_what_is_temporary_or_our_own_is_passed_over(found: ChangedObject) -> None:
+    query = "SELECT whatever; SELECT more"
+    assert treatment(change("CREATE TABLE", query, objects=(found,))) is Treatment.IGNORE
+
+
+def test_publications_never_stop_a_replay() -> None:
+    plain = change("CREATE PUBLICATION", "CREATE PUBLICATION a FOR ALL TABLES")
+    own = change("ALTER PUBLICATION", "ALTER PUBLICATION pgkeep_changes SET TABLE a")
+    nested = change("ALTER PUBLICATION", "CREATE TABLE a (b integer)")
+    assert [treatment(one) for one in (plain, own, nested)] == [
+        Treatment.RUN,
+        Treatment.IGNORE,
+        Treatment.IGNORE,
+    ]
+
+
+def test_a_change_is_read() -> None:
+    document = {
+        "tag": "ALTER TABLE", "query": "ALTER TABLE a ADD b int", "role": "me",
+        "search_path": "a, b", "rewrites": False, "number": 2, "nested": None, "more": 1,
+        "objects": [{"type": "table", "schema": "s", "identity": "s.a", "in_extension": False}],
+    }  # fmt: skip
+    found = parse_change(json.dumps(document).encode())
+    assert found == SchemaChange(
+        "ALTER TABLE", "ALTER TABLE a ADD b int", "me", "a, b",
+        (ChangedObject("table", "s", "s.a"),), rewrites=False, number=2,
+    )  # fmt: skip
+    assert str(found) == "ALTER TABLE (s.a) by me"
+    assert parse_change(b'{"tag": "X", "objects": null}') == SchemaChange("X", "")
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"tag": "X", "objects": [1]}', b"\xff"])
+def test_a_message_that_is_none_is_refused(content: bytes) -> None:
+    with pytest.raises(JournalInvalid):
+        parse_change(content)
