@@ -82,16 +82,49 @@ def drop_publication(name: str) -> str:
     return f"DROP PUBLICATION IF EXISTS {name}"
 
 
-# What it could not do is returned as one text for each table. It looks at `tables`, or at all.
-KEEP_IN_STEP = f"""
-CREATE OR REPLACE FUNCTION {SCHEMA}.keep_in_step(tables oid[] DEFAULT NULL) RETURNS jsonb
+# Puts a table into a publication of changes that nobody holds, or takes it out of the one that it
+# is in. Why it could not is returned; nothing if it could.
+PUBLISH = f"""
+CREATE OR REPLACE FUNCTION {SCHEMA}.publish(relation oid, place text, wanted boolean) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms'
 AS $function$
 DECLARE
+    found_place text;
+    full_name text;
+    give_up timestamptz := clock_timestamp() + interval '1 second';
+BEGIN
+    SELECT format('%I.%I', n.nspname, c.relname) INTO full_name
+      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = relation;
+    LOOP
+        SELECT b.pubname INTO found_place
+          FROM pg_publication b
+         WHERE b.pubname LIKE 'pgkeep\\_changes\\_%'
+           AND (place IS NULL OR b.pubname = place)
+           AND pg_try_advisory_xact_lock({_LOCK_CLASS}, right(b.pubname, 1)::int)
+         LIMIT 1;
+        EXIT WHEN FOUND OR clock_timestamp() > give_up;
+        PERFORM pg_sleep(0.02);
+    END LOOP;
+    IF found_place IS NULL THEN
+        RAISE EXCEPTION 'other transactions hold the publications';
+    END IF;
+    EXECUTE format('ALTER PUBLICATION %I %s TABLE ONLY %s', found_place,
+        CASE WHEN wanted THEN 'ADD' ELSE 'DROP' END, full_name);
+    RETURN NULL;
+EXCEPTION WHEN OTHERS THEN
+    RAISE LOG 'pgkeep: publication of %: %', full_name, SQLERRM;
+    RETURN SQLERRM;
+END
+$function$"""
+
+# It looks at `tables`, or at all. What was done, or could not be, is returned.
+KEEP_IN_STEP = f"""
+CREATE OR REPLACE FUNCTION {SCHEMA}.keep_in_step(tables oid[] DEFAULT NULL) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
     item record;
-    place text;
+    problem text;
     done jsonb := '[]';
-    give_up timestamptz;
 BEGIN
     IF tables IS NULL THEN
         SELECT array_agg(c.oid) INTO tables FROM pg_class c
@@ -107,33 +140,40 @@ BEGIN
          WHERE CASE WHEN p.oid IS NULL THEN f.fit AND pg_has_role(c.relowner, 'USAGE')
                     ELSE NOT f.fit END
     LOOP
-        give_up := clock_timestamp() + interval '1 second';
-        LOOP
-            SELECT b.pubname INTO place
-              FROM pg_publication b
-             WHERE b.pubname LIKE 'pgkeep\\_changes\\_%'
-               AND (item.pubname IS NULL OR b.pubname = item.pubname)
-               AND pg_try_advisory_xact_lock({_LOCK_CLASS}, right(b.pubname, 1)::int)
-             LIMIT 1;
-            EXIT WHEN FOUND OR clock_timestamp() > give_up;
-            PERFORM pg_sleep(0.02);
-        END LOOP;
-        BEGIN
-            IF place IS NULL THEN
-                RAISE EXCEPTION 'other transactions hold the publications';
-            END IF;
-            EXECUTE format('ALTER PUBLICATION %I %s TABLE ONLY %I.%I', place,
-                CASE WHEN item.fit THEN 'ADD' ELSE 'DROP' END, item.nspname, item.relname);
-            done := done || jsonb_build_array(jsonb_build_object(
-                'table', format('%I.%I', item.nspname, item.relname), 'published', item.fit));
-        EXCEPTION WHEN OTHERS THEN
-            RAISE LOG 'pgkeep: publication of %.%: %', item.nspname, item.relname, SQLERRM;
-            done := done || jsonb_build_array(jsonb_build_object(
-                'table', format('%I.%I', item.nspname, item.relname), 'published', NOT item.fit,
-                'error', SQLERRM));
-        END;
+        problem := {SCHEMA}.publish(item.oid, item.pubname, item.fit);
+        done := done || jsonb_build_array(jsonb_strip_nulls(jsonb_build_object(
+            'table', format('%I.%I', item.nspname, item.relname),
+            'published', item.fit = (problem IS NULL), 'error', problem)));
     END LOOP;
     RETURN done;
+END
+$function$"""
+
+# SET UNLOGGED is refused for a table in a list of published ones. Which table it is for is not
+# known before it is done: so all that the statement may mean step aside, and come back after it.
+STEP_ASIDE = f"""
+CREATE OR REPLACE FUNCTION {SCHEMA}.step_aside() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    statement text := lower(current_query());
+BEGIN
+    IF strpos(statement, 'unlogged') > 0 THEN
+        PERFORM set_config('pgkeep.stepping_aside', 'on', true);
+        PERFORM {SCHEMA}.publish(p.oid, p.pubname, false)
+           FROM ({_PUBLISHED}) p JOIN pg_class c ON c.oid = p.oid
+          WHERE strpos(statement, lower(c.relname)) > 0;
+        PERFORM set_config('pgkeep.stepping_aside', 'off', true);
+    END IF;
+END
+$function$"""
+
+ON_START = f"""
+CREATE OR REPLACE FUNCTION {SCHEMA}.on_start() RETURNS event_trigger
+LANGUAGE plpgsql AS $function$
+BEGIN
+    PERFORM {SCHEMA}.step_aside();
+EXCEPTION WHEN OTHERS THEN
+    RAISE LOG 'pgkeep: %', SQLERRM;
 END
 $function$"""
 
@@ -181,7 +221,8 @@ DECLARE
     tables oid[];
     done jsonb;
 BEGIN
-    IF tag IN ({_HARMLESS}) THEN
+    IF tag IN ({_HARMLESS}) OR tag = 'ALTER PUBLICATION'
+       AND current_setting('pgkeep.stepping_aside', true) = 'on' THEN
         RETURN;
     ELSIF event = 'ddl_command_end' THEN
         SELECT jsonb_agg(jsonb_build_object(
@@ -201,6 +242,9 @@ BEGIN
                 SELECT unnest(tables)
                 UNION SELECT i.inhrelid FROM pg_inherits i JOIN tree ON i.inhparent = tree.oid)
             SELECT array_agg(oid) INTO tables FROM tree;
+        END IF;
+        IF tag = 'ALTER TABLE' AND strpos(lower(current_query()), 'unlogged') > 0 THEN
+            PERFORM {SCHEMA}.keep_in_step();  -- those that have stepped aside
         END IF;
     ELSIF event = 'sql_drop' THEN
         SELECT jsonb_agg(jsonb_build_object(
@@ -241,6 +285,7 @@ END
 $function$"""
 
 EVENT_TRIGGERS = {
+    "pgkeep_start": ("ddl_command_start", "on_start"),
     "pgkeep_command": ("ddl_command_end", "on_command"),
     "pgkeep_drop": ("sql_drop", "on_drop"),
     "pgkeep_rewrite": ("table_rewrite", "on_rewrite"),
@@ -263,16 +308,20 @@ $function$"""
 
 
 FUNCTIONS = (
+    PUBLISH,
     KEEP_IN_STEP,
+    STEP_ASIDE,
+    ON_START,
     EMIT,
     RECORD,
-    *(_trigger_function(function) for _, function in EVENT_TRIGGERS.values()),
+    *(_trigger_function(name) for name in ("on_command", "on_drop", "on_rewrite")),
 )
 
 
 def create_event_trigger(name: str) -> str:
     event, function = EVENT_TRIGGERS[name]
-    return f"CREATE EVENT TRIGGER {name} ON {event} EXECUTE FUNCTION {SCHEMA}.{function}()"
+    only = " WHEN TAG IN ('ALTER TABLE')" if event == "ddl_command_start" else ""
+    return f"CREATE EVENT TRIGGER {name} ON {event}{only} EXECUTE FUNCTION {SCHEMA}.{function}()"
 
 
 def enable_event_trigger(name: str) -> str:
