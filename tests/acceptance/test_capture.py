@@ -14,8 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
@@ -24,13 +23,9 @@ import pytest
 from conftest import WHEELS, Workbench
 from failures import MAIN, configure, finished, proxy_to, run_sql, start, told, wait_until
 from journal import JournalReader
-from pgkeep.capture import setup
 from pgkeep.postgres import pgoutput
-from pgkeep.postgres.address import Address
 from pgkeep.postgres.programs import choose_server
 from pgkeep.postgres.server import ScratchServer
-from pgkeep.postgres.session import connect
-from pgkeep.postgres.slot import Slot
 
 NewDatabase = Callable[[], str]
 TICKS = "CREATE TABLE ticks (n bigint PRIMARY KEY, worker integer, note text)"
@@ -107,6 +102,7 @@ def numbers(reader: JournalReader) -> list[int]:
 
 def tick(source: str, first: int, last: int) -> None:
     with psycopg.connect(source, autocommit=True) as connection:
+        connection.execute("SET synchronous_commit = on")  # a slot gives what is flushed
         for n in range(first, last + 1):
             connection.execute("INSERT INTO ticks VALUES (%s)", (n,))
 
@@ -264,130 +260,389 @@ def test_killed_at_random_while_four_write_nothing_is_lost_or_doubled(
     assert positions == sorted(set(positions))
 
 
-# --- the application goes on ----------------------------------------------------------------------
+# --- what nights bring ----------------------------------------------------------------------------
 
 
-def published(source: str) -> set[str]:
-    """The tables whose updates and deletes are published."""
-    with psycopg.connect(source) as connection:
-        rows = connection.execute(
-            "SELECT prrelid::regclass::text FROM pg_publication_rel r"
-            " JOIN pg_publication p ON p.oid = prpubid WHERE pubname LIKE 'pgkeep%'"
-        ).fetchall()
-    return {row[0] for row in rows}
-
-
-KEY_LOST = {
-    "in the same transaction": "BEGIN; ALTER TABLE t DROP CONSTRAINT t_pkey; UPDATE t SET v = 'x';"
-    " DELETE FROM t; COMMIT",
-    "in a DO block": "DO $$ BEGIN ALTER TABLE t DROP CONSTRAINT t_pkey; UPDATE t SET v = 'x'; END $$",
-    "identity nothing": "ALTER TABLE t REPLICA IDENTITY NOTHING; UPDATE t SET v = 'x'",
-    "identity index dropped": "CREATE UNIQUE INDEX i ON t (id);"
-    " ALTER TABLE t REPLICA IDENTITY USING INDEX i; UPDATE t SET v = 'y'; DROP INDEX i;"
-    " UPDATE t SET v = 'x'",
-    "key column dropped": "ALTER TABLE t DROP COLUMN id; UPDATE t SET v = 'x'",
-    "type of a key column dropped": "CREATE DOMAIN d AS int; CREATE TABLE k (id d PRIMARY KEY, v text);"
-    " INSERT INTO k VALUES (1); DROP DOMAIN d CASCADE; UPDATE k SET v = 'x'",
-    "deferrable key": "ALTER TABLE t DROP CONSTRAINT t_pkey; ALTER TABLE t ADD PRIMARY KEY (id)"
-    " DEFERRABLE; UPDATE t SET v = 'x'",
-    "no key at all": "CREATE TABLE n (v text); INSERT INTO n VALUES (1); UPDATE n SET v = 2;"
-    " DELETE FROM n",
-    "generated column in the key": "CREATE TABLE g (a int, b int GENERATED ALWAYS AS (a * 2) STORED"
-    " PRIMARY KEY, v text); INSERT INTO g VALUES (1); UPDATE g SET v = 2; DELETE FROM g",
-    "full identity with a generated column": "CREATE TABLE f (a int, b int GENERATED ALWAYS AS"
-    " (a * 2) STORED); ALTER TABLE f REPLICA IDENTITY FULL; INSERT INTO f VALUES (1);"
-    " UPDATE f SET a = 2; DELETE FROM f",
-    "parent loses the key": "CREATE TABLE p (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);"
-    " CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (9); INSERT INTO p VALUES (1);"
-    " UPDATE p SET v = 'y'; ALTER TABLE p DROP CONSTRAINT p_pkey; UPDATE p SET v = 'x'; DELETE FROM p",
-    "partition detached": "CREATE TABLE p (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);"
-    " CREATE TABLE p1 (id int NOT NULL, v text); INSERT INTO p1 VALUES (1);"
-    " ALTER TABLE p ATTACH PARTITION p1 FOR VALUES FROM (0) TO (9); UPDATE p SET v = 'x';"
-    " ALTER TABLE p DETACH PARTITION p1; UPDATE p1 SET v = 'y';"
-    " ALTER TABLE p1 DROP CONSTRAINT p1_pkey; UPDATE p1 SET v = 'z'",
-    "unlogged and back": "ALTER TABLE t SET UNLOGGED; UPDATE t SET v = 'x'; ALTER TABLE t SET LOGGED;"
-    " UPDATE t SET v = 'y'; ALTER TABLE t DROP CONSTRAINT t_pkey; UPDATE t SET v = 'z'",
-    "inheritance": "CREATE TABLE c (PRIMARY KEY (id)) INHERITS (t); INSERT INTO c VALUES (2);"
-    " UPDATE t SET v = 'x'; ALTER TABLE t DROP COLUMN id CASCADE; UPDATE t SET v = 'y'",
-    "quoted names": 'CREATE SCHEMA "S %.I"; CREATE TABLE "S %.I"."T""t" (id int PRIMARY KEY);'
-    ' INSERT INTO "S %.I"."T""t" VALUES (1); UPDATE "S %.I"."T""t" SET id = 2;'
-    ' ALTER TABLE "S %.I"."T""t" DROP CONSTRAINT "T""t_pkey"; UPDATE "S %.I"."T""t" SET id = 3',
-    "typed table": "CREATE TYPE ty AS (a int, b int); CREATE TABLE tt OF ty (PRIMARY KEY (a));"
-    " INSERT INTO tt VALUES (1, 1); ALTER TYPE ty DROP ATTRIBUTE a CASCADE; UPDATE tt SET b = 2",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", KEY_LOST)
-def test_statements_go_on_working_when_a_table_has_no_key_or_loses_it(
-    case: str, captured_server: CapturedServer
+def test_another_consumer_of_the_slot_leaves_a_gap_that_is_shown(
+    workbench: Workbench, source: str, reader: JournalReader
 ) -> None:
-    captured_server.anew()
-    run_sql(captured_server.url, KEY_LOST[case])
-    captured_server.assert_in_step()
+    ready(workbench, source)
+    tick(source, 1, 3)
+    run_sql(source, "SELECT count(*) FROM pg_logical_slot_get_binary_changes('pgkeep_shop', NULL,"
+            " NULL, 'proto_version', '1', 'publication_names', 'pgkeep_rows')")  # fmt: skip
+    tick(source, 4, 5)
+    assert capture(workbench)["new_chain"] is True
+    tick(source, 6, 6)
+    capture(workbench)
+    assert numbers(reader) == [4, 5, 6]
+    assert len({run.chain for run in reader.runs}) == 2
 
 
-def test_a_table_is_published_from_its_first_update_on(captured_server: CapturedServer) -> None:
-    captured_server.anew()
+STOLEN = """
+import psycopg
+from pgkeep.postgres.slot import Slot
+real = Slot.peek
+def stolen(self, *arguments, **options):
+    global real
+    peek, Slot.peek = real, real
+    with psycopg.connect(URL, autocommit=True) as thief:
+        thief.execute("SELECT count(*) FROM pg_logical_slot_get_binary_changes('pgkeep_shop', NULL,"
+            " 1, 'proto_version', '1', 'publication_names', 'pgkeep_rows')")
+    return peek(self, *arguments, **options)
+Slot.peek = stolen
+"""
+
+
+def test_what_is_stolen_just_before_a_look_leaves_a_gap(
+    workbench: Workbench, source: str, reader: JournalReader
+) -> None:
+    ready(workbench, source)
+    tick(source, 1, 3)
+    code = f"URL = {source!r}\n{STOLEN}{MAIN}"
+    outcome = finished(start(workbench, "capture", "shop", "--once", "--json", code=code))
+    assert "by somebody else" in outcome.err
+    assert numbers(reader) == [2, 3]
+    assert len({run.chain for run in reader.runs}) == 2
+
+
+@pytest.mark.parametrize("name", ["pgkeep_rows", "pgkeep_changes_1"])
+def test_a_dropped_publication_leaves_a_gap_and_capture_goes_on(
+    name: str, workbench: Workbench, source: str, reader: JournalReader
+) -> None:
+    ready(workbench, source)
+    tick(source, 1, 2)
+    capture(workbench)
+    run_sql(source, f"DROP PUBLICATION {name}")
+    tick(source, 3, 4)
+    assert capture(workbench)["new_chain"] is True
+    tick(source, 5, 6)
+    capture(workbench)
+    assert numbers(reader) == [5, 6]
+
+
+def test_a_publication_dropped_while_capture_runs_leaves_a_gap(
+    workbench: Workbench, source: str, reader: JournalReader
+) -> None:
+    ready(workbench, source)
+    process = start(workbench, "capture", "shop")
+    tick(source, 1, 2)
+    wait_until(lambda: numbers(reader) == [1, 2], "the first are kept")
+    run_sql(source, "DROP PUBLICATION pgkeep_rows")
+    tick(source, 3, 4)
+    wait_until(lambda: len({run.chain for run in reader.runs}) == 2, "a new chain")
+    tick(source, 5, 6)
+    wait_until(lambda: numbers(reader)[-2:] == [5, 6], "the next are kept")
+    process.send_signal(signal.SIGINT)
+    outcome = finished(process)
+    assert outcome.err.count("A new slot is made") < 4, outcome.err
+
+
+def test_a_dropped_slot_and_dropped_triggers_are_made_anew(
+    workbench: Workbench, source: str, reader: JournalReader
+) -> None:
+    ready(workbench, source)
     run_sql(
-        captured_server.url,
-        "BEGIN; CREATE TABLE a (id int PRIMARY KEY); INSERT INTO a VALUES (1);"
-        " UPDATE a SET id = 2; COMMIT",
-        "SELECT 1 AS id INTO b",
-        "ALTER TABLE b ADD PRIMARY KEY (id)",
-        "CREATE TABLE c AS SELECT 1 AS id",
-        "CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id);"
-        "CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (9)",
-        "CREATE TABLE q (id int) PARTITION BY RANGE (id);"
-        "CREATE TABLE q1 PARTITION OF q FOR VALUES FROM (0) TO (9);"
-        "ALTER TABLE q ADD PRIMARY KEY (id)",
-        "CREATE SCHEMA s CREATE TABLE e (id int PRIMARY KEY)",
-        "ALTER PUBLICATION pgkeep_changes_1 DROP TABLE t",  # by hand
+        source,
+        "DROP EVENT TRIGGER pgkeep_command",
+        "ALTER EVENT TRIGGER pgkeep_drop DISABLE",
+        "SELECT pg_drop_replication_slot('pgkeep_shop')",
     )
-    assert published(captured_server.url) >= {"a", "b", "p1", "q1", "s.e", "t"}
-    captured_server.assert_in_step()
+    tick(source, 1, 1)
+    assert capture(workbench)["new_chain"] is True
+    tick(source, 2, 2)
+    run_sql(source, "CREATE TABLE seen (id int PRIMARY KEY)")
+    assert capture(workbench)["schema_changes"] == 1
+    assert numbers(reader) == [2]
 
 
-@dataclass(slots=True)
-class CapturedServer:
-    """A database in which capture is set up, made anew from a template."""
+def test_with_the_repository_down_the_slot_stays_and_past_its_limit_it_goes(
+    workbench: Workbench, source: str, reader: JournalReader
+) -> None:
+    ready(workbench, source, 'slot_limit = "3MB"')
+    tick(source, 1, 1)
+    hidden = workbench.repository.with_name("away")
+    workbench.repository.rename(hidden)
+    workbench.repository.write_text("no folder")
+    told(workbench.pgkeep("capture", "shop", "--once", expect=1), "E060")
+    tick(source, 2, 2)
+    workbench.repository.unlink()
+    hidden.rename(workbench.repository)
+    capture(workbench)
+    assert numbers(reader) == [1, 2]
+    workbench.repository.rename(hidden)
+    workbench.repository.write_text("no folder")
+    run_sql(source, "INSERT INTO ticks SELECT n, 1, md5(n::text) FROM"
+            " generate_series(3, 60000) n")  # fmt: skip
+    outcome = workbench.pgkeep("capture", "shop", "--once", expect=1)
+    assert "was dropped so that the server's disk does not fill" in outcome.err
+    with psycopg.connect(source) as connection:
+        assert connection.execute(
+            "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()"
+        ).fetchone() == (0,)
+    workbench.repository.unlink()
+    hidden.rename(workbench.repository)
+    assert capture(workbench)["new_chain"] is True
+    assert len({run.chain for run in reader.runs}) == 2
 
-    server: ScratchServer
-    template: str
-    name: str = ""
 
-    @property
-    def url(self) -> str:
-        return self.server.url(self.name)
-
-    def anew(self) -> None:
-        self.drop()
-        self.name = f"app_{time.monotonic_ns()}"
-        self.server.create_database(self.name, template=self.template)
-
-    def drop(self) -> None:
-        if self.name:
-            self.server.drop_database(self.name)
-
-    def assert_in_step(self) -> None:
-        with psycopg.connect(self.url) as connection:
-            assert connection.execute("SELECT pgkeep.keep_in_step()").fetchone() == ([],)
+def test_two_captures_at_once(workbench: Workbench, source: str) -> None:
+    ready(workbench, source)
+    process = start(workbench, "capture", "shop")
+    try:
+        wait_until(lambda: sessions(source) == 1, "the first captures")
+        told(workbench.pgkeep("capture", "shop", "--once", expect=1), "E070")
+    finally:
+        process.kill()
+        finished(process)
 
 
-@pytest.fixture(scope="module", params=WHEELS)
-def captured_server(
-    request: pytest.FixtureRequest, servers: Callable[[int], ScratchServer]
-) -> Iterator[CapturedServer]:
-    server = servers(request.param)
-    name = f"template_{time.monotonic_ns()}"
-    server.create_database(name)
-    address = Address.parse(server.url(name))
-    with closing(connect(address)) as connection:
-        slot = Slot(connection, "none", setup.PUBLICATIONS)
-        setup.make_ready(connection, setup.look(connection, slot))
-        connection.execute(
-            "CREATE TABLE public.t (id int PRIMARY KEY, v text); INSERT INTO public.t VALUES (1)"
+def sessions(source: str) -> int:
+    with psycopg.connect(source) as connection:
+        row = connection.execute(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database ="
+            " (SELECT oid FROM pg_database WHERE datname = current_database())"
+        ).fetchone()
+    return int(row[0]) if row else 0
+
+
+def test_what_applications_write_into_the_wal_does_not_end_a_chain(
+    workbench: Workbench, source: str, reader: JournalReader
+) -> None:
+    ready(workbench, source)
+    for n in range(1, 4):
+        tick(source, n, n)
+        run_sql(
+            source,
+            "SELECT pg_logical_emit_message(false, 'outbox', 'x') FROM generate_series(1, 100)",
+            "SELECT pg_logical_emit_message(true, 'outbox', 'x')",
         )
-    one = CapturedServer(server, name)
-    yield one
-    one.drop()
-    server.drop_database(name)
+        assert capture(workbench)["new_chain"] is False
+    assert numbers(reader) == [1, 2, 3]
+    assert len(reader.runs) == 1
+    assert all(not transaction.messages for transaction in reader.newest())
+
+
+def test_transactions_of_every_kind(
+    workbench: Workbench, source: str, reader: JournalReader
+) -> None:
+    ready(workbench, source)
+    run_sql(
+        source,
+        "BEGIN; INSERT INTO ticks VALUES (1); SAVEPOINT a; INSERT INTO ticks VALUES (90);"
+        " ROLLBACK TO a; INSERT INTO ticks VALUES (2); COMMIT",
+        "BEGIN; INSERT INTO ticks VALUES (91); ROLLBACK",
+        "SET synchronous_commit = off; INSERT INTO ticks VALUES (3)",
+        "UPDATE ticks SET n = 30 WHERE n = 3; DELETE FROM ticks WHERE n = 2",
+        "BEGIN; INSERT INTO ticks VALUES (4); TRUNCATE ticks; INSERT INTO ticks VALUES (5); COMMIT",
+    )
+    with psycopg.connect(source) as open_one:
+        open_one.execute("INSERT INTO ticks VALUES (6)")
+        tick(source, 7, 7)
+        capture(workbench)
+        assert numbers(reader) == [1, 2, 3, 4, 5, 7]
+    capture(workbench)
+    assert numbers(reader) == [1, 2, 3, 4, 5, 7, 6]
+    kinds = [type(change).__name__ for one in reader.newest() for _, change in one.changes]
+    assert kinds == ["Insert"] * 3 + ["Update", "Delete", "Insert", "Truncate"] + ["Insert"] * 3
+    update = next(
+        c for one in reader.newest() for _, c in one.changes if isinstance(c, pgoutput.Update)
+    )
+    assert update.old is not None
+    assert bytes(update.old[0]) == b"3"  # type: ignore[arg-type]
+
+
+def test_a_statement_sent_with_many_is_written_once(
+    workbench: Workbench, source: str, reader: JournalReader
+) -> None:
+    ready(workbench, source)
+    run_sql(source, ";".join(f"CREATE TABLE many_{n} (id int PRIMARY KEY)" for n in range(50)))
+    capture(workbench)
+    messages = [message for one in reader.newest() for message in one.messages]
+    assert len(messages) == 50
+    assert [bool(message["query"]) for message in messages] == [True] + [False] * 49
+
+
+def test_a_catalog_that_changed_unseen_is_noticed(
+    workbench: Workbench, source: str, reader: JournalReader
+) -> None:
+    ready(workbench, source)
+    code = "from pgkeep.capture import follow; follow._STEP_SECONDS_BETWEEN_REPAIRS = 0.2\n" + MAIN
+    process = start(workbench, "capture", "shop", code=code)
+    try:
+        wait_until(lambda: sessions(source) == 1, "capture runs")
+        time.sleep(0.5)
+        run_sql(
+            source,
+            "ALTER EVENT TRIGGER pgkeep_command DISABLE; ALTER TABLE ticks ADD unseen int;"
+            " ALTER EVENT TRIGGER pgkeep_command ENABLE ALWAYS",
+        )
+        wait_until(
+            lambda: any(m["event"] == "noticed" for one in reader.newest() for m in one.messages),
+            "it is noticed",
+        )
+        run_sql(source, "CREATE TABLE seen (id int PRIMARY KEY)")
+        time.sleep(1)
+    finally:
+        process.kill()
+        finished(process)
+    events = [m["event"] for one in reader.newest() for m in one.messages]
+    assert events.count("noticed") == 1
+
+
+def test_a_network_that_stalls_is_noticed_and_nothing_is_lost(
+    workbench: Workbench, server: ScratchServer, new_database: NewDatabase, reader: JournalReader
+) -> None:
+    source = new_database()
+    with proxy_to(server.port) as proxy:
+        through = source.replace(f":{server.port}/", f":{proxy.port}/")
+        ready(workbench, source)
+        workbench.monkeypatch.setenv(
+            "SHOP_DATABASE_URL", through + "&keepalives_idle=1&tcp_user_timeout=2000"
+        )
+        process = start(workbench, "capture", "shop")
+        tick(source, 1, 3)
+        wait_until(lambda: numbers(reader) == [1, 2, 3], "they are kept")
+        proxy.cut()
+        tick(source, 4, 5)
+        wait_until(lambda: numbers(reader)[-1] == 5, "it connects again")
+        process.kill()
+        finished(process)
+    run_sql(source, "SELECT pg_drop_replication_slot('pgkeep_shop')")
+    assert numbers(reader) == [1, 2, 3, 4, 5]
+
+
+def test_a_huge_transaction_passes_in_bounded_memory(
+    workbench: Workbench, server: ScratchServer, new_database: NewDatabase, reader: JournalReader
+) -> None:
+    source = new_database()
+    ready(workbench, source)
+    run_sql(source, "INSERT INTO ticks SELECT n FROM generate_series(1, 400000) n")
+    code = (
+        "import resource, atexit, sys; atexit.register(lambda: print('peak',"
+        " resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr))\n" + MAIN
+    )
+    outcome = finished(start(workbench, "capture", "shop", "--once", code=code), seconds=120)
+    assert outcome.code == 0, outcome.err
+    assert int(outcome.err.rpartition("peak ")[2]) < 220_000
+    (transaction,) = reader.newest()
+    assert len(transaction.changes) == 400_000
+    assert len(reader.runs[-1].segments) > 2
+    run_sql(source, "SELECT pg_drop_replication_slot('pgkeep_shop')")
+
+
+# --- servers of their own -------------------------------------------------------------------------
+
+
+@pytest.fixture(params=WHEELS)
+def own_server(request: pytest.FixtureRequest) -> Iterator[ScratchServer]:
+    settings = {"max_slot_wal_keep_size": "16MB", "min_wal_size": "32MB", "max_wal_size": "32MB"}
+    with ScratchServer.start(choose_server(request.param), settings=settings) as server:
+        yield server
+
+
+def test_a_crash_of_the_server_a_changed_password_and_a_lost_slot(
+    workbench: Workbench, own_server: ScratchServer, reader: JournalReader
+) -> None:
+    ready(workbench, own_server.url())
+    process = start(workbench, "capture", "shop")
+    tick(own_server.url(), 1, 3)
+    wait_until(lambda: numbers(reader) == [1, 2, 3], "they are kept")
+    own_server.kill()
+    own_server.restart()
+    tick(own_server.url(), 4, 5)
+    wait_until(lambda: numbers(reader)[-1:] == [5], "it goes on after the crash")
+    assert numbers(reader) == [1, 2, 3, 4, 5]
+    # From here on the password is another one: what captures ends with the first refusal.
+    run_sql(
+        own_server.url(),
+        "ALTER ROLE postgres PASSWORD 'changed'",
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pgkeep'",
+    )
+    outcome = finished(process)
+    assert "[E011]" in outcome.err, outcome.err
+    assert own_server.log_tail(200).count("password authentication failed") == 1
+    own_server.password = "changed"
+    # Far more WAL than the server keeps for a slot.
+    tick(own_server.url(), 6, 6)
+    for n in range(6):
+        run_sql(
+            own_server.url(),
+            f"INSERT INTO ticks SELECT g, 9, md5(g::text) FROM"
+            f" generate_series({100000 * (n + 1)}, {100000 * (n + 1) + 60000}) g",
+            "DELETE FROM ticks WHERE worker = 9",
+            "SELECT pg_switch_wal()",
+            "CHECKPOINT",
+        )
+    workbench.monkeypatch.setenv("SHOP_DATABASE_URL", own_server.url())
+    assert capture(workbench)["new_chain"] is True
+    tick(own_server.url(), 7, 7)
+    capture(workbench)
+    assert numbers(reader) == [7]
+    document = workbench.pgkeep("status", "--json", expect=None).document
+    assert document[0]["slot"]["limit_bytes"] > 0  # type: ignore[index]
+
+
+def test_servers_and_roles_that_do_not_allow_it_are_refused_with_the_remedy(
+    workbench: Workbench,
+) -> None:
+    with ScratchServer.start(choose_server(17), settings={"wal_level": "replica"}) as server:
+        workbench.init(server.url())
+        configure(workbench, *QUICK)
+        refused = told(workbench.pgkeep("capture", "shop", "--once", expect=1), "E070")
+        assert "wal_level" in refused.message
+        run_sql(server.url(), "CREATE ROLE few LOGIN PASSWORD 'few'",
+                "ALTER SYSTEM SET wal_level = 'logical'")  # fmt: skip
+    with ScratchServer.start(choose_server(17)) as server:
+        run_sql(server.url(), "CREATE ROLE few LOGIN PASSWORD 'few'")
+        few = server.url().replace(f"postgres:{server.password}@", "few:few@")
+        workbench.monkeypatch.setenv("SHOP_DATABASE_URL", few)
+        refused = told(workbench.pgkeep("capture", "shop", "--once", expect=1), "E070")
+        assert "may not use replication slots" in refused.message
+        run_sql(server.url(), "ALTER ROLE few REPLICATION")
+        refused = told(workbench.pgkeep("capture", "shop", "--once", expect=1), "E070")
+        assert "may not set up capture" in refused.message
+        with psycopg.connect(server.url()) as connection:
+            assert connection.execute(
+                "SELECT count(*) FROM pg_namespace WHERE nspname = 'pgkeep'"
+            ).fetchone() == (0,)
+
+
+def test_prepared_transactions_come_when_they_commit(
+    workbench: Workbench, reader: JournalReader
+) -> None:
+    settings = {"max_prepared_transactions": "4"}
+    with ScratchServer.start(choose_server(17), settings=settings) as server:
+        ready(workbench, server.url())
+        run_sql(
+            server.url(),
+            "BEGIN; CREATE TABLE made (id int PRIMARY KEY); INSERT INTO ticks VALUES (2);"
+            " PREPARE TRANSACTION 'two'",
+            "BEGIN; INSERT INTO ticks VALUES (90); PREPARE TRANSACTION 'never'",
+        )
+        tick(server.url(), 1, 1)
+        capture(workbench)
+        assert numbers(reader) == [1]
+        run_sql(server.url(), "COMMIT PREPARED 'two'", "ROLLBACK PREPARED 'never'")
+        tick(server.url(), 3, 3)
+        capture(workbench)
+        assert numbers(reader) == [1, 2, 3]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a small disk")
+def test_a_full_disk_holds_the_slot_and_nothing_is_lost(
+    workbench: Workbench, source: str, reader: JournalReader
+) -> None:
+    workbench.repository.mkdir()
+    disk = str(workbench.repository)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=True)
+    try:
+        ready(workbench, source)
+        run_sql(source, "INSERT INTO ticks SELECT n, 0, md5(n::text) || md5((n + 1)::text) FROM"
+                " generate_series(1, 40000) n")  # fmt: skip
+        told(workbench.pgkeep("capture", "shop", "--once", expect=1), "E062")
+        subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+        tick(source, 40001, 40002)
+        assert capture(workbench)["new_chain"] is False
+        assert numbers(reader) == list(range(1, 40003))
+    finally:
+        subprocess.run(["umount", disk], check=True)

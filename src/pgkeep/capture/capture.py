@@ -387,7 +387,7 @@ def _continued(
     names: Sequence[SegmentName],
 ) -> Segment | None:
     """The newest segment, if the slot gives everything that comes after it."""
-    run = max(runs(names), key=lambda one: one.covered, default=None)
+    run = max(runs(names), key=lambda one: one.age, default=None)
     if run is None or state is None or state.lost or state.confirmed > run.end:
         return None
     try:
