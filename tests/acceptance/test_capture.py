@@ -462,6 +462,33 @@ def test_a_statement_sent_with_many_is_written_once(
     assert [bool(message["query"]) for message in messages] == [True] + [False] * 49
 
 
+def test_schema_changes_are_listed_one_line_for_each_statement(
+    workbench: Workbench, source: str
+) -> None:
+    ready(workbench, source)
+    run_sql(
+        source,
+        "CREATE TABLE a (id int PRIMARY KEY, x text, y text)",
+        "ALTER TABLE a DROP COLUMN x, ALTER COLUMN y TYPE bytea USING y::bytea",
+        "CREATE TABLE b (id int PRIMARY KEY); DROP TABLE a; DROP TABLE b",
+        "BEGIN; CREATE TABLE never (id int); ROLLBACK",
+        "CREATE INDEX CONCURRENTLY i ON ticks (worker)",
+    )
+    capture(workbench)
+    document = workbench.pgkeep("list", "shop", "--schema-changes", "--json").document
+    assert isinstance(document, list)
+    assert [one["tag"] for one in document] == [
+        "CREATE TABLE", "ALTER TABLE", "CREATE TABLE", "DROP TABLE", "DROP TABLE", "CREATE INDEX",
+    ]  # fmt: skip
+    assert document[1]["statement"].startswith("ALTER TABLE a DROP COLUMN x")
+    assert document[3]["statement"] == document[4]["statement"] == document[2]["statement"]
+    assert document[4]["objects"] == ["table public.b"]
+    assert all(one["role"] == "postgres" and one["transaction"] for one in document)
+    text = workbench.pgkeep("list", "shop", "--schema-changes").out
+    assert "DROP TABLE table public.b" in text
+    assert len(text.splitlines()) == 7
+
+
 def test_a_catalog_that_changed_unseen_is_noticed(
     workbench: Workbench, source: str, reader: JournalReader
 ) -> None:
