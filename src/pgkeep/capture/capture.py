@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -19,21 +20,28 @@ import psycopg
 
 from pgkeep import __version__
 from pgkeep.capture import setup
+from pgkeep.capture.drift import CatalogWatch
 from pgkeep.capture.segments import SequenceWatch, Stretch, pack
 from pgkeep.errors import (
     CaptureImpossible,
     DamagedObject,
     JournalInvalid,
     NotAuthentic,
+    ObjectMissing,
     SlotLost,
-    StoreError,
 )
 from pgkeep.events import Noticed, Reporter
-from pgkeep.model import FORMAT, Segment, SequenceValue, TableName
+from pgkeep.model import FORMAT, Lsn, Segment, SequenceValue, TableName
 from pgkeep.postgres import catalog
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.identity import server_identity
-from pgkeep.postgres.session import Connection, connect, translated
+from pgkeep.postgres.session import (
+    Connection,
+    LockNotAvailable,
+    connect,
+    lock_timeout_statement,
+    translated,
+)
 from pgkeep.postgres.slot import Position, RawMessage, Slot, SlotState
 from pgkeep.repository.hostkeys import HostKeys
 from pgkeep.repository.journal import SegmentName, head_digest, runs, seal_segment
@@ -42,6 +50,19 @@ from pgkeep.repository.journal_copies import JournalCopies
 # Messages that one look at the slot gives at most, but for a transaction that has more.
 _MESSAGES_AT_ONCE = 50_000
 _LOCK_CLASS = 0x70676B70  # "pgkp": one capture for each slot
+
+# Nothing that capture does may make others wait behind it for long.
+_LOCK_TIMEOUT_SECONDS = 0.5
+
+# Each look at a slot writes a dozen lines into the server's log: quiet, where the role may.
+_FOR_THE_SESSION = (
+    ("log_min_messages", "fatal"),
+    ("tcp_keepalives_idle", "30"),
+    ("tcp_keepalives_interval", "10"),
+    ("tcp_keepalives_count", "3"),
+    ("tcp_user_timeout", "60000"),
+    ("client_connection_check_interval", "5000"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +116,10 @@ class Capture:
         self._tip = tip
         self._number = number
         self._sequences = SequenceWatch(lambda: _sequence_values(connection))
+        self._publications = setup.publications(connection)
+        self._catalog = CatalogWatch(connection)
+        self._kept_at = time.monotonic()
+        self._read_until = tip.end
 
     @property
     def tip(self) -> Segment:
@@ -106,15 +131,19 @@ class Capture:
 
         `SlotLost` if changes may be missing; any other error leaves everything as it was.
         """
-        state = self._checked_state()
         position = self._slot.position()
+        state = self._checked_state()
         before, number = self._tip, self._number
-        got = self._keep_all(self._slot.peek(_MESSAGES_AT_ONCE), position)
-        if not got.messages and position.at - self._tip.covered >= self._request.heartbeat:
+        # Without new WAL there is nothing to read, and the server need not begin to decode.
+        got = _Got() if self._read_until >= position.lsn else self._keep_all(position)
+        if not got.messages and self._is_time_for_a_heartbeat():
+            self._checked_state()  # nothing may also be what somebody else has left
             self._keep(Stretch(end=position.lsn), position.at)
         if self._tip is not before:
             self._slot.advance(self._tip.end)
+        self._read_until = self._tip.end if got.is_limited else position.lsn
         self._request.copies.catch_up()
+        self._tell_of_drift(got, position)
         covered = self._tip.covered if got.is_limited else max(self._tip.covered, position.at)
         return Captured(
             transactions=got.transactions,
@@ -122,15 +151,33 @@ class Capture:
             schema_changes=got.schema_changes,
             segments=self._number - number,
             covered=covered,
-            behind=self._slot.position().at - covered,
+            behind=self._slot.now() - covered,
             retained_bytes=state.retained_bytes,
             limit_bytes=state.limit_bytes,
             is_more=got.is_limited,
         )
 
-    def put_in_step(self) -> None:
-        """Repair what is published, should somebody have gone round the event triggers."""
-        setup.put_in_step(self._connection)
+    def look_after(self) -> tuple[str, ...]:
+        """Repair what is published, should somebody have gone round the event triggers, and look
+        for changes that those have not told of. The tables that were not published as they should
+        have been: the journal says so too.
+        """
+        found = setup.look(self._connection, self._slot)
+        setup.make_ready(self._connection, found)
+        repaired = setup.put_in_step(self._connection)
+        if repaired:
+            setup.notice(self._connection, repaired)
+        self._catalog.look()
+        return repaired
+
+    def _tell_of_drift(self, got: _Got, position: Position) -> None:
+        if got.schema_changes:
+            self._catalog.schema_changed()
+        if self._catalog.unexplained(self._tip.end if got.is_limited else position.lsn):
+            setup.notice(self._connection, ())
+
+    def _is_time_for_a_heartbeat(self) -> bool:
+        return time.monotonic() - self._kept_at >= self._request.heartbeat.total_seconds()
 
     def _checked_state(self) -> SlotState:
         state = self._slot.state()
@@ -140,24 +187,19 @@ class Capture:
         if state.lost:
             raise SlotLost(f"slot {name!r} kept more WAL than the server allows, and was given up")
         if state.confirmed > self._tip.end:
-            raise SlotLost(
-                f"slot {name!r} was moved from {self._tip.end} to {state.confirmed} by somebody"
-                " else, who has the changes between"
-            )
-        if state.retained_bytes > self._request.slot_limit_bytes:
-            self._slot.drop()
-            raise SlotLost(
-                f"slot {name!r} kept {state.retained_bytes:,} bytes of WAL, more than"
-                f" {self._request.slot_limit_bytes:,}, and was dropped so that the server's disk"
-                " does not fill"
-            )
+            raise self._slot.moved(self._tip.end, state.confirmed)
+        give_up_beyond_the_limit(self._slot, state, self._request.slot_limit_bytes)
+        if setup.publications(self._connection) != self._publications:
+            self._slot.drop()  # from version 18 on it passes over what is not published
+            raise SlotLost("a publication was dropped or altered: changes may not be in the slot")
         return state
 
-    def _keep_all(self, messages: Iterator[RawMessage], position: Position) -> _Got:
+    def _keep_all(self, position: Position) -> _Got:
         """Keep everything that a look gives, stretch by stretch, in bounded memory."""
         got = _Got()
         waiting: Stretch | None = None
-        for stretch in pack(messages):
+        messages = self._slot.peek(_MESSAGES_AT_ONCE, since=self._tip.end)
+        for stretch in pack(got.counted(messages)):
             if waiting is not None:
                 self._keep(waiting, waiting.last_commit or self._tip.covered)
             got.add(stretch)
@@ -197,6 +239,17 @@ class Capture:
             schema_changes=stretch.schema_changes,
         )
         self._tip = _store(self._request, head, bytes(stretch.body))
+        self._kept_at = time.monotonic()
+
+
+def give_up_beyond_the_limit(slot: Slot, state: SlotState, limit_bytes: int) -> None:
+    """The safety valve: drop a slot that keeps too much WAL, and raise `SlotLost`."""
+    if state.retained_bytes > limit_bytes:
+        slot.drop()
+        raise SlotLost(
+            f"slot {slot.name!r} kept {state.retained_bytes:,} bytes of WAL, more than"
+            f" {limit_bytes:,}, and was dropped so that the server's disk does not fill"
+        )
 
 
 @dataclass(slots=True)
@@ -208,8 +261,13 @@ class _Got:
     changes: int = 0
     schema_changes: int = 0
 
+    def counted(self, messages: Iterable[RawMessage]) -> Iterator[RawMessage]:
+        """The messages, counted as they pass: also those that no segment keeps."""
+        for message in messages:
+            self.messages += 1
+            yield message
+
     def add(self, stretch: Stretch) -> None:
-        self.messages += stretch.messages
         self.transactions += stretch.transactions
         self.changes += stretch.changes
         self.schema_changes += stretch.schema_changes
@@ -262,7 +320,10 @@ def begin_capture(request: CaptureRequest, reporter: Reporter) -> Iterator[Begun
     with closing(connect(request.address)) as connection, translated(request.address):
         _lock(connection, request)
         slot = _slot(request, connection)
+        _guard_session(connection)
         found = setup.look(connection, slot)
+        if found.slot is not None:  # before anything that may fail: who fails holds back WAL
+            _refuse_what_cannot_be_continued(request, slot, found, found.slot)
         setup.make_ready(connection, found)
         setup.put_in_step(connection)
         request.copies.make_equal()
@@ -276,6 +337,29 @@ def begin_capture(request: CaptureRequest, reporter: Reporter) -> Iterator[Begun
         numbers = [name.sequence for name in names if name.chain == tip.chain]
         capture = Capture(request, connection, slot, tip, max(numbers, default=tip.sequence))
         yield Begun(capture, is_new, setup.tables_without_identity(connection))
+
+
+def _guard_session(connection: Connection) -> None:
+    """What keeps a capture from waiting for others, and the server from waiting for a dead one.
+
+    Whoever lost the connection can then take the slot again within a minute or so.
+    """
+    connection.execute(lock_timeout_statement(_LOCK_TIMEOUT_SECONDS).encode())
+    for name, value in _FOR_THE_SESSION:
+        try:
+            connection.execute("SELECT pg_catalog.set_config(%s, %s, false)", (name, value))
+        except psycopg.Error:  # not on this operating system, or not for this role
+            continue
+
+
+def _refuse_what_cannot_be_continued(
+    request: CaptureRequest, slot: Slot, found: setup.Setup, state: SlotState
+) -> None:
+    if not state.lost:
+        give_up_beyond_the_limit(slot, state, request.slot_limit_bytes)
+    if not found.publishes:
+        slot.drop()
+        raise SlotLost(f"slot {slot.name!r} was left without a publication, and read past changes")
 
 
 def _slot(request: CaptureRequest, connection: Connection) -> Slot:
@@ -303,13 +387,13 @@ def _continued(
     names: Sequence[SegmentName],
 ) -> Segment | None:
     """The newest segment, if the slot gives everything that comes after it."""
-    run = max(runs(names), key=lambda one: one.covered, default=None)
+    run = max(runs(names), key=lambda one: one.age, default=None)
     if run is None or state is None or state.lost or state.confirmed > run.end:
         return None
     try:
         trusted = [request.keys.signing_key().public]
         tip = request.copies.read(run.segments[-1], trusted).head
-    except (NotAuthentic, DamagedObject, JournalInvalid, StoreError):
+    except (NotAuthentic, DamagedObject, JournalInvalid, ObjectMissing):
         return None  # not ours, or not whole
     here = server_identity(connection)
     same = (tip.system_identifier, tip.timeline) == (here.system_identifier, here.timeline)
@@ -324,7 +408,7 @@ def _new_chain(
     if state is not None and state.lost:
         slot.drop()
         state = None
-    start = state.confirmed if state is not None else slot.create()
+    start = state.confirmed if state is not None else _new_slot(connection, slot, reporter)
     identity = server_identity(connection)
     first = Segment(
         format=FORMAT,
@@ -362,15 +446,41 @@ def _new_chain(
     return stored
 
 
+def _new_slot(connection: Connection, slot: Slot, reporter: Reporter) -> Lsn:
+    """Wait as long as it takes, and say for whom."""
+    row = connection.execute(
+        "SELECT count(*), min(since) FROM ("
+        " SELECT xact_start AS since FROM pg_catalog.pg_stat_activity"
+        "  WHERE backend_xid IS NOT NULL AND datname IS NOT NULL"
+        " UNION ALL SELECT prepared FROM pg_catalog.pg_prepared_xacts) open"
+        " WHERE since < pg_catalog.clock_timestamp() - interval '5 seconds'"
+    ).fetchone()
+    if row and row[0]:
+        reporter.report(
+            Noticed(
+                f"a new slot has to wait for {row[0]} open transactions, the oldest since"
+                f" {row[1]:%Y-%m-%d %H:%M:%S} UTC",
+                "Look at pg_stat_activity and pg_prepared_xacts for who forgot to commit.",
+            )
+        )
+    connection.execute(lock_timeout_statement(0).encode())
+    start = slot.create()
+    connection.execute(lock_timeout_statement(_LOCK_TIMEOUT_SECONDS).encode())
+    return start
+
+
 def _server_version(connection: Connection) -> str:
     row = connection.execute("SELECT pg_catalog.current_setting('server_version')").fetchone()
     return str(row[0]) if row else ""
 
 
 def _sequence_values(connection: Connection) -> tuple[SequenceValue, ...]:
-    """Where sequences stand; nothing if one was dropped meanwhile: the next look will tell."""
+    """Where sequences stand; nothing if one is being altered or dropped: the next look will tell.
+
+    Until then the one that is locked does not move, but for the transaction that has locked it.
+    """
     readable = tuple(name for name, may_read in catalog.sequences(connection) if may_read)
     try:
         return catalog.sequence_values(connection, readable)
-    except psycopg.errors.UndefinedTable:
+    except (psycopg.errors.UndefinedTable, LockNotAvailable):
         return ()

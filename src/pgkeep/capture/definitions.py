@@ -1,30 +1,33 @@
-"""What capture puts into the database, as SQL: a schema of its own, two publications, and event
+"""What capture puts into the database, as SQL: a schema of its own, publications, and event
 triggers that write each schema change into the WAL and keep the publications in step.
 
 The source must never suffer. A table may be in a publication of updates or deletes only as long as
 it has a replica identity, or the application's statements on it fail. So one publication of inserts
-and truncations is for all tables, which is harmless; the other one has just the tables that have an
-identity, and is put in step inside the very transaction that changes a table. An error in our
+and truncations is for all tables, which is harmless; others have just the tables that have an
+identity, and are put in step inside the very transaction that changes a table. An error in our
 functions never ends a statement of the application: it is written to the server's log.
+
+ALTER PUBLICATION locks the publication until its transaction ends (since version 15). With a
+single one, migrations in two sessions would wait for each other, or deadlock. So there are several,
+a table goes into one that nobody holds, and who finds none gives up and says so in the journal.
+Nobody waits for a lock: advisory locks tell which publication is free.
 """
 
 from __future__ import annotations
 
 SCHEMA = "pgkeep"
 ROWS = "pgkeep_rows"
-CHANGES = "pgkeep_changes"
+CHANGES = tuple(f"pgkeep_changes_{number}" for number in range(1, 9))
 MESSAGE_PREFIX = "pgkeep.ddl"
 
-# A table in the publication of updates and deletes. The index must be one that the server takes as
-# an identity (relcache.c, RelationGetIndexList), and none of its columns generated: those are not
-# published. Version 18 refuses updates where generated columns belong to a FULL identity.
-_FIT = """
-    SELECT c.oid, n.nspname, c.relname
-      FROM pg_catalog.pg_class c
-      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-     WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND c.oid >= 16384
-       AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgkeep')
-       AND CASE c.relreplident
+_LOCK_CLASS = 0x70676B63  # "pgkc": one for each publication of changes
+
+# A table that may be in the publication of updates and deletes. The index must be one that the
+# server takes as an identity (relcache.c, RelationGetIndexList), and none of its columns generated:
+# those are not published. Version 18 refuses updates where generated columns belong to a FULL
+# identity.
+_HAS_IDENTITY = """
+       CASE c.relreplident
            WHEN 'f' THEN NOT EXISTS (
                SELECT FROM pg_catalog.pg_attribute a
                 WHERE a.attrelid = c.oid AND a.attgenerated <> '' AND NOT a.attisdropped)
@@ -39,15 +42,27 @@ _FIT = """
                          AND a.attgenerated <> ''))
            END"""
 
-# Tables whose updates and deletes cannot be captured, and why there is no row for others: the
-# same kinds of tables as above.
+_KEPT = """c.relkind = 'r' AND c.relpersistence = 'p' AND c.oid >= 16384
+       AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgkeep')"""
+
+_PUBLISHED = """
+    SELECT r.prrelid AS oid, b.pubname
+      FROM pg_catalog.pg_publication_rel r
+      JOIN pg_catalog.pg_publication b ON b.oid = r.prpubid
+     WHERE b.pubname LIKE 'pgkeep\\_changes\\_%'"""
+
+# Tables whose updates and deletes are not captured, or would not be: only the owner of a table may
+# publish it.
 WITHOUT_IDENTITY = f"""
     SELECT n.nspname, c.relname
       FROM pg_catalog.pg_class c
       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-     WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND c.oid >= 16384
-       AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgkeep')
-       AND c.oid NOT IN (SELECT oid FROM ({_FIT}) fit)
+      LEFT JOIN ({_PUBLISHED}) p ON p.oid = c.oid
+     WHERE {_KEPT}
+       AND NOT ({_HAS_IDENTITY} AND (p.oid IS NOT NULL
+                OR pg_catalog.pg_has_role(c.relowner, 'USAGE')
+                   AND NOT EXISTS (SELECT FROM pg_catalog.pg_publication
+                                    WHERE pubname = '{ROWS}')))
      ORDER BY 1, 2"""
 
 CREATE_SCHEMA = f"CREATE SCHEMA {SCHEMA}"
@@ -58,139 +73,256 @@ COMMENT_SCHEMA = (
 GRANT_SCHEMA = f"GRANT USAGE ON SCHEMA {SCHEMA} TO PUBLIC"
 
 CREATE_ROWS = f"CREATE PUBLICATION {ROWS} FOR ALL TABLES WITH (publish = 'insert, truncate')"
-CREATE_CHANGES = f"CREATE PUBLICATION {CHANGES} WITH (publish = 'update, delete')"
+CREATE_CHANGES = {
+    name: f"CREATE PUBLICATION {name} WITH (publish = 'update, delete')" for name in CHANGES
+}
 
+
+def drop_publication(name: str) -> str:
+    return f"DROP PUBLICATION IF EXISTS {name}"
+
+
+# Puts a table into a publication of changes that nobody holds, or takes it out of the one that it
+# is in. Why it could not is returned; nothing if it could.
+PUBLISH = f"""
+CREATE OR REPLACE FUNCTION {SCHEMA}.publish(relation oid, place text, wanted boolean) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms'
+AS $function$
+DECLARE
+    found_place text;
+    full_name text;
+    give_up timestamptz := clock_timestamp() + interval '1 second';
+BEGIN
+    SELECT format('%I.%I', n.nspname, c.relname) INTO full_name
+      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = relation;
+    LOOP
+        SELECT b.pubname INTO found_place
+          FROM pg_publication b
+         WHERE b.pubname LIKE 'pgkeep\\_changes\\_%'
+           AND (place IS NULL OR b.pubname = place)
+           AND pg_try_advisory_xact_lock({_LOCK_CLASS}, right(b.pubname, 1)::int)
+         LIMIT 1;
+        EXIT WHEN FOUND OR clock_timestamp() > give_up;
+        PERFORM pg_sleep(0.02);
+    END LOOP;
+    IF found_place IS NULL THEN
+        RAISE EXCEPTION 'other transactions hold the publications';
+    END IF;
+    EXECUTE format('ALTER PUBLICATION %I %s TABLE ONLY %s', found_place,
+        CASE WHEN wanted THEN 'ADD' ELSE 'DROP' END, full_name);
+    RETURN NULL;
+EXCEPTION WHEN OTHERS THEN
+    RAISE LOG 'pgkeep: publication of %: %', full_name, SQLERRM;
+    RETURN SQLERRM;
+END
+$function$"""
+
+# It looks at `tables`, or at all. What was done, or could not be, is returned.
 KEEP_IN_STEP = f"""
-CREATE OR REPLACE FUNCTION {SCHEMA}.keep_in_step() RETURNS void
+CREATE OR REPLACE FUNCTION {SCHEMA}.keep_in_step(tables oid[] DEFAULT NULL) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     item record;
+    problem text;
+    done jsonb := '[]';
 BEGIN
+    IF tables IS NULL THEN
+        SELECT array_agg(c.oid) INTO tables FROM pg_class c
+         WHERE c.relkind = 'r' AND c.oid >= 16384;
+    END IF;
     FOR item IN
-        SELECT p.nspname, p.relname, false AS fit
-          FROM (SELECT r.prrelid AS oid, n.nspname, c.relname
-                  FROM pg_catalog.pg_publication_rel r
-                  JOIN pg_catalog.pg_publication b ON b.oid = r.prpubid
-                  JOIN pg_catalog.pg_class c ON c.oid = r.prrelid
-                  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-                 WHERE b.pubname = '{CHANGES}') p
-         WHERE p.oid NOT IN (SELECT oid FROM ({_FIT}) f)
-        UNION ALL
-        SELECT f.nspname, f.relname, true
-          FROM ({_FIT}) f
-         WHERE f.oid NOT IN (
-               SELECT r.prrelid FROM pg_catalog.pg_publication_rel r
-                 JOIN pg_catalog.pg_publication b ON b.oid = r.prpubid
-                WHERE b.pubname = '{CHANGES}')
+        SELECT c.oid, n.nspname, c.relname, p.pubname, f.fit
+          FROM (SELECT DISTINCT unnest(tables)) t (oid)
+          JOIN pg_class c ON c.oid = t.oid
+          JOIN pg_namespace n ON n.oid = c.relnamespace
+         CROSS JOIN LATERAL (SELECT {_KEPT} AND {_HAS_IDENTITY} AS fit) f
+          LEFT JOIN ({_PUBLISHED}) p ON p.oid = c.oid
+         WHERE CASE WHEN p.oid IS NULL THEN f.fit AND pg_has_role(c.relowner, 'USAGE')
+                    ELSE NOT f.fit END
     LOOP
-        BEGIN
-            EXECUTE pg_catalog.format('ALTER PUBLICATION {CHANGES} %s TABLE ONLY %I.%I',
-                CASE WHEN item.fit THEN 'ADD' ELSE 'DROP' END, item.nspname, item.relname);
-        EXCEPTION WHEN OTHERS THEN
-            RAISE LOG 'pgkeep: publication {CHANGES}: %', SQLERRM;
-        END;
+        problem := {SCHEMA}.publish(item.oid, item.pubname, item.fit);
+        done := done || jsonb_build_array(jsonb_strip_nulls(jsonb_build_object(
+            'table', format('%I.%I', item.nspname, item.relname),
+            'published', item.fit = (problem IS NULL), 'error', problem)));
     END LOOP;
+    RETURN done;
 END
 $function$"""
 
-# The caller's own settings are looked at by the caller's own rights; what needs ours comes after.
-RECORD = f"""
-CREATE OR REPLACE FUNCTION {SCHEMA}.record(
-    event text, tag text, statement text, role text, path text, detail jsonb) RETURNS void
+# SET UNLOGGED is refused for a table in a list of published ones. Which table it is for is not
+# known before it is done: so all that the statement may mean step aside, and come back after it.
+STEP_ASIDE = f"""
+CREATE OR REPLACE FUNCTION {SCHEMA}.step_aside() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    statement text := lower(current_query());
 BEGIN
-    PERFORM pg_catalog.pg_logical_emit_message(true, '{MESSAGE_PREFIX}',
-        pg_catalog.jsonb_build_object(
-            'version', 1, 'event', event, 'tag', tag, 'query', statement, 'role', role,
-            'session_role', session_user, 'search_path', path, 'at', pg_catalog.clock_timestamp(),
-            'objects', detail)::text);
-    IF event <> 'table_rewrite' THEN
-        PERFORM {SCHEMA}.keep_in_step();
+    IF strpos(statement, 'unlogged') > 0 THEN
+        PERFORM set_config('pgkeep.stepping_aside', 'on', true);
+        PERFORM {SCHEMA}.publish(p.oid, p.pubname, false)
+           FROM ({_PUBLISHED}) p JOIN pg_class c ON c.oid = p.oid
+          WHERE strpos(statement, lower(c.relname)) > 0;
+        PERFORM set_config('pgkeep.stepping_aside', 'off', true);
     END IF;
 END
 $function$"""
+
+ON_START = f"""
+CREATE OR REPLACE FUNCTION {SCHEMA}.on_start() RETURNS event_trigger
+LANGUAGE plpgsql AS $function$
+BEGIN
+    PERFORM {SCHEMA}.step_aside();
+EXCEPTION WHEN OTHERS THEN
+    RAISE LOG 'pgkeep: %', SQLERRM;
+END
+$function$"""
+
+# A message is written once for each event; the text of what a client sent at once is in the first
+# of them only: a file with a thousand statements would be written a thousand times.
+EMIT = f"""
+CREATE OR REPLACE FUNCTION {SCHEMA}.emit(
+    event text, tag text, role text, path text, detail jsonb) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    this text := pg_current_xact_id()::text || ' ' || statement_timestamp()::text;
+    statement text;
+BEGIN
+    IF current_setting('pgkeep.recorded', true) IS DISTINCT FROM this THEN
+        statement := left(current_query(), {1_000_000});
+        PERFORM set_config('pgkeep.recorded', this, true);
+    END IF;
+    PERFORM pg_logical_emit_message(true, '{MESSAGE_PREFIX}', jsonb_build_object(
+        'version', 1, 'event', event, 'tag', tag, 'query', statement, 'role', role,
+        'session_role', session_user, 'search_path', path, 'at', clock_timestamp(),
+        'objects', detail)::text);
+END
+$function$"""
+
+# What capture says itself of a change that nothing else has told of.
+NOTICE = f"""
+SELECT pg_catalog.pg_logical_emit_message(true, '{MESSAGE_PREFIX}', pg_catalog.jsonb_build_object(
+    'version', 1, 'event', 'noticed', 'tag', '', 'query', NULL, 'role', '',
+    'session_role', session_user, 'search_path', '', 'at', pg_catalog.clock_timestamp(),
+    'objects', %s::pg_catalog.jsonb)::text)"""
 
 # What keep_in_step does is no change of the schema, nor is what leaves definitions as they are.
 _NOT_OURS = """o.schema_name IS DISTINCT FROM 'pgkeep'
-       AND o.object_identity NOT LIKE '%in publication pgkeep\\_changes'"""
+           AND o.object_identity NOT LIKE '%in publication pgkeep\\_changes\\_%'"""
 _HARMLESS = "'REFRESH MATERIALIZED VIEW', 'REINDEX'"
 
-ON_COMMAND = f"""
-CREATE OR REPLACE FUNCTION {SCHEMA}.on_command() RETURNS event_trigger
-LANGUAGE plpgsql AS $function$
+# Which tables may have got or lost an identity: those that a command names and all that inherit
+# from them. Where something was dropped, a column or an index of a published one may have gone with
+# it; what goes with its table does not matter.
+RECORD = f"""
+CREATE OR REPLACE FUNCTION {SCHEMA}.record(event text, tag text, role text, path text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
-    objects pg_catalog.jsonb;
+    objects jsonb;
+    tables oid[];
+    done jsonb;
 BEGIN
-    SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-               'type', o.object_type, 'schema', o.schema_name, 'identity', o.object_identity,
-               'command', o.command_tag, 'in_extension', o.in_extension))
-      INTO objects
-      FROM pg_catalog.pg_event_trigger_ddl_commands() o
-     WHERE {_NOT_OURS} AND (o.schema_name IS NULL OR o.schema_name NOT LIKE 'pg\\_temp%');
-    IF objects IS NOT NULL AND TG_TAG NOT IN ({_HARMLESS}) THEN
-        PERFORM {SCHEMA}.record(TG_EVENT, TG_TAG, pg_catalog.current_query(), current_user::text,
-            pg_catalog.current_setting('search_path'), objects);
+    IF tag IN ({_HARMLESS}) OR tag = 'ALTER PUBLICATION'
+       AND current_setting('pgkeep.stepping_aside', true) = 'on' THEN
+        RETURN;
+    ELSIF event = 'ddl_command_end' THEN
+        SELECT jsonb_agg(jsonb_build_object(
+                   'type', o.object_type, 'schema', o.schema_name, 'identity', o.object_identity,
+                   'command', o.command_tag, 'in_extension', o.in_extension))
+                   FILTER (WHERE {_NOT_OURS}
+                             AND (o.schema_name IS NULL OR o.schema_name NOT LIKE 'pg\\_temp%')),
+               array_agg(CASE o.classid WHEN 'pg_class'::regclass THEN o.objid ELSE
+                   (SELECT r.prrelid FROM pg_publication_rel r WHERE r.oid = o.objid) END)
+                   FILTER (WHERE o.classid = 'pg_class'::regclass AND o.object_type = 'table'
+                              OR o.classid = 'pg_publication_rel'::regclass)
+          INTO objects, tables
+          FROM pg_event_trigger_ddl_commands() o;
+        IF tables IS NOT NULL AND EXISTS (
+            SELECT FROM pg_inherits WHERE inhparent = ANY (tables)) THEN
+            WITH RECURSIVE tree (oid) AS (
+                SELECT unnest(tables)
+                UNION SELECT i.inhrelid FROM pg_inherits i JOIN tree ON i.inhparent = tree.oid)
+            SELECT array_agg(oid) INTO tables FROM tree;
+        END IF;
+        IF tag = 'ALTER TABLE' AND strpos(lower(current_query()), 'unlogged') > 0 THEN
+            PERFORM {SCHEMA}.keep_in_step();  -- those that have stepped aside
+        END IF;
+    ELSIF event = 'sql_drop' THEN
+        SELECT jsonb_agg(jsonb_build_object(
+                   'type', o.object_type, 'schema', o.schema_name, 'identity', o.object_identity,
+                   'command', tag, 'in_extension', false))
+                   FILTER (WHERE {_NOT_OURS} AND o.original AND NOT o.is_temporary),
+               CASE WHEN bool_or(o.object_type = 'table column' AND tag <> 'ALTER TABLE'
+                                 OR o.object_type = 'index' AND tag = 'DROP INDEX'
+                                 OR o.object_type = 'publication relation'
+                                    AND tag = 'ALTER PUBLICATION') THEN
+                   (SELECT array_agg(p.oid) FROM ({_PUBLISHED}) p)
+                   || COALESCE(array_agg(c.oid) FILTER (WHERE c.oid IS NOT NULL), '{{}}')
+               END
+          INTO objects, tables
+          FROM pg_event_trigger_dropped_objects() o
+          LEFT JOIN pg_class c ON o.object_type = 'publication relation'
+               AND tag = 'ALTER PUBLICATION' AND c.relname = o.address_names[2]
+               AND c.relnamespace = to_regnamespace(quote_ident(o.address_names[1]));
+    ELSE
+        SELECT jsonb_agg(jsonb_build_object(
+                   'type', 'table', 'schema', n.nspname, 'command', tag, 'in_extension', false,
+                   'identity', format('%I.%I', n.nspname, c.relname)))
+          INTO objects
+          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+         WHERE c.oid = pg_event_trigger_table_rewrite_oid() AND c.relpersistence <> 't';
     END IF;
-EXCEPTION WHEN OTHERS THEN
-    RAISE LOG 'pgkeep: a schema change was not recorded: %', SQLERRM;
+    IF objects IS NOT NULL THEN
+        PERFORM {SCHEMA}.emit(event, tag, role, path, objects);
+    END IF;
+    IF tables IS NOT NULL THEN
+        SELECT jsonb_agg(one) INTO done
+          FROM jsonb_array_elements({SCHEMA}.keep_in_step(tables)) one WHERE one ? 'error';
+        IF done IS NOT NULL THEN
+            PERFORM {SCHEMA}.emit('not_published', tag, role, path, done);
+        END IF;
+    END IF;
 END
 $function$"""
-
-ON_DROP = f"""
-CREATE OR REPLACE FUNCTION {SCHEMA}.on_drop() RETURNS event_trigger
-LANGUAGE plpgsql AS $function$
-DECLARE
-    objects pg_catalog.jsonb;
-BEGIN
-    SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-               'type', o.object_type, 'schema', o.schema_name, 'identity', o.object_identity,
-               'command', TG_TAG, 'in_extension', false))
-      INTO objects
-      FROM pg_catalog.pg_event_trigger_dropped_objects() o
-     WHERE {_NOT_OURS} AND o.original AND NOT o.is_temporary;
-    IF objects IS NOT NULL AND TG_TAG NOT IN ({_HARMLESS}) THEN
-        PERFORM {SCHEMA}.record(TG_EVENT, TG_TAG, pg_catalog.current_query(), current_user::text,
-            pg_catalog.current_setting('search_path'), objects);
-    END IF;
-EXCEPTION WHEN OTHERS THEN
-    RAISE LOG 'pgkeep: a schema change was not recorded: %', SQLERRM;
-END
-$function$"""
-
-ON_REWRITE = f"""
-CREATE OR REPLACE FUNCTION {SCHEMA}.on_rewrite() RETURNS event_trigger
-LANGUAGE plpgsql AS $function$
-DECLARE
-    objects pg_catalog.jsonb;
-BEGIN
-    SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-               'type', 'table', 'schema', n.nspname, 'command', TG_TAG, 'in_extension', false,
-               'identity', pg_catalog.format('%I.%I', n.nspname, c.relname)))
-      INTO objects
-      FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-     WHERE c.oid = pg_catalog.pg_event_trigger_table_rewrite_oid() AND c.relpersistence <> 't';
-    IF objects IS NOT NULL AND TG_TAG NOT IN ({_HARMLESS}) THEN
-        PERFORM {SCHEMA}.record(TG_EVENT, TG_TAG, pg_catalog.current_query(), current_user::text,
-            pg_catalog.current_setting('search_path'), objects);
-    END IF;
-EXCEPTION WHEN OTHERS THEN
-    RAISE LOG 'pgkeep: a rewrite of a table was not recorded: %', SQLERRM;
-END
-$function$"""
-
-FUNCTIONS = (KEEP_IN_STEP, RECORD, ON_COMMAND, ON_DROP, ON_REWRITE)
 
 EVENT_TRIGGERS = {
+    "pgkeep_start": ("ddl_command_start", "on_start"),
     "pgkeep_command": ("ddl_command_end", "on_command"),
     "pgkeep_drop": ("sql_drop", "on_drop"),
     "pgkeep_rewrite": ("table_rewrite", "on_rewrite"),
 }
 
 
+def _trigger_function(name: str) -> str:
+    """It runs with the rights and the settings of whoever changes the schema: so it only passes on
+    what those are, and names everything in full."""
+    return f"""
+CREATE OR REPLACE FUNCTION {SCHEMA}.{name}() RETURNS event_trigger
+LANGUAGE plpgsql AS $function$
+BEGIN
+    PERFORM {SCHEMA}.record(TG_EVENT, TG_TAG, current_user::pg_catalog.text,
+        pg_catalog.current_setting('search_path'));
+EXCEPTION WHEN OTHERS THEN
+    RAISE LOG 'pgkeep: a schema change was not recorded (%): %', '{name}', SQLERRM;
+END
+$function$"""
+
+
+FUNCTIONS = (
+    PUBLISH,
+    KEEP_IN_STEP,
+    STEP_ASIDE,
+    ON_START,
+    EMIT,
+    RECORD,
+    *(_trigger_function(name) for name in ("on_command", "on_drop", "on_rewrite")),
+)
+
+
 def create_event_trigger(name: str) -> str:
     """The statement that makes one of `EVENT_TRIGGERS`."""
     event, function = EVENT_TRIGGERS[name]
-    return f"CREATE EVENT TRIGGER {name} ON {event} EXECUTE FUNCTION {SCHEMA}.{function}()"
+    only = " WHEN TAG IN ('ALTER TABLE')" if event == "ddl_command_start" else ""
+    return f"CREATE EVENT TRIGGER {name} ON {event}{only} EXECUTE FUNCTION {SCHEMA}.{function}()"
 
 
 def enable_event_trigger(name: str) -> str:
@@ -202,7 +334,6 @@ IN_STEP = f"SELECT {SCHEMA}.keep_in_step()"
 
 REMOVAL = (
     *(f"DROP EVENT TRIGGER IF EXISTS {name}" for name in EVENT_TRIGGERS),
-    f"DROP PUBLICATION IF EXISTS {ROWS}",
-    f"DROP PUBLICATION IF EXISTS {CHANGES}",
+    *(drop_publication(name) for name in (ROWS, *CHANGES)),
     f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE",
 )

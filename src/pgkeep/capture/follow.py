@@ -24,7 +24,7 @@ _STEP_SECONDS_BETWEEN_REPAIRS = 30.0
 _SHARE = 0.2
 
 # What another try cannot mend, or makes worse: platforms ban an address after two wrong passwords.
-_FINAL = (AuthenticationFailed, CaptureImpossible, ConfigurationError)
+_FINAL = (AuthenticationFailed, ConfigurationError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,8 @@ class Listener:
 
     begun: Callable[[Begun], None]
     captured: Callable[[Captured], None]
+    may_connect: Callable[[], None] = lambda: None
+    """Called before each connection; raises if there must be none."""
 
 
 @dataclass(slots=True)
@@ -42,9 +44,19 @@ class _Patience:
     sleep: Callable[[float], None]
     pause: float = _FIRST_PAUSE_SECONDS
     told: str = field(default="")
+    losses: int = 0
 
     def works(self) -> None:
-        self.pause, self.told = _FIRST_PAUSE_SECONDS, ""
+        self.pause, self.told, self.losses = _FIRST_PAUSE_SECONDS, "", 0
+
+    def wait_after_loss(self, problem: SlotLost, reporter: Reporter) -> None:
+        """The first time a new slot is made at once."""
+        hint = "A new slot is made. What lies between is a gap."
+        reporter.report(Noticed(problem.message, hint))
+        self.losses += 1
+        if self.losses > 1:
+            self.sleep(self.pause)
+            self.pause = min(self.pause * 2, _LONGEST_PAUSE_SECONDS)
 
     def wait_after(self, problem: PgkeepError, reporter: Reporter) -> None:
         if problem.message != self.told:
@@ -69,14 +81,26 @@ def follow(
     not read. A lost slot is told, and a new chain begun.
     """
     patience = _Patience(sleep)
+    has_begun = False
     while True:
+        listener.may_connect()
         try:
             with begin_capture(request, reporter) as begun:
+                has_begun = True
                 listener.begun(begun)
-                _steps(begun, listener, patience, poll_seconds, until_caught_up=until_caught_up)
+                _steps(
+                    begun, listener, patience, reporter, poll_seconds,
+                    until_caught_up=until_caught_up,
+                )  # fmt: skip
                 return
         except SlotLost as exc:
-            reporter.report(Noticed(exc.message, "A new slot is made. What lies between is a gap."))
+            patience.wait_after_loss(exc, reporter)
+        except CaptureImpossible as exc:
+            # Once it was possible it may be again: the server may hold a connection for a while
+            # that was lost, or was promoted.
+            if until_caught_up or not has_begun:
+                raise
+            patience.wait_after(exc, reporter)
         except _FINAL:
             raise
         except PgkeepError as exc:
@@ -89,6 +113,7 @@ def _steps(
     begun: Begun,
     listener: Listener,
     patience: _Patience,
+    reporter: Reporter,
     poll_seconds: float,
     *,
     until_caught_up: bool,
@@ -106,5 +131,12 @@ def _steps(
             return
         if started - repaired >= _STEP_SECONDS_BETWEEN_REPAIRS:
             repaired = started
-            begun.capture.put_in_step()
+            for table in begun.capture.look_after():
+                reporter.report(
+                    Noticed(
+                        f"table {table} was not published as it should have been",
+                        "Somebody went round the event triggers. Its updates and deletes of the"
+                        " last minute may be missing; the journal says so.",
+                    )
+                )
         patience.sleep(max(poll_seconds - took, took * (1 / _SHARE - 1), 0))

@@ -17,7 +17,7 @@ from pgkeep.repository.journal import FrameKind, encode_frame
 SEGMENT_BYTES = 8 << 20
 
 _CHANGES = b"IUDT"
-_COMMIT, _MESSAGE = pgoutput.COMMIT[0], pgoutput.MESSAGE[0]
+_BEGIN, _COMMIT, _MESSAGE = pgoutput.BEGIN[0], pgoutput.COMMIT[0], pgoutput.MESSAGE[0]
 _PREFIX = MESSAGE_PREFIX.encode()
 
 
@@ -32,24 +32,32 @@ class Stretch:
     """Where the last whole transaction in it ends; None if it has none."""
     first_commit: datetime | None = None
     last_commit: datetime | None = None
-    messages: int = 0
     transactions: int = 0
     changes: int = 0
     schema_changes: int = 0
 
     def add(self, message: RawMessage) -> None:
-        """Take a message, and note what the head has to say."""
+        """Take a message, and note what the head has to say.
+
+        Of what applications write with pg_logical_emit_message nothing is kept. Outside of
+        transactions it comes between them, and is only something to move past.
+        """
         data = message.data
-        self.body += encode_frame(FrameKind.MESSAGE, message.lsn, message.xid, data)
-        self.messages += 1
         kind = data[0]
         if kind in _CHANGES:
             self.changes += 1
+        elif kind == _BEGIN:
+            self.ends_whole = False
         elif kind == _COMMIT:
             self._commit(data)
-        elif kind == _MESSAGE and pgoutput.message_prefix(data) == _PREFIX:
+        elif kind == _MESSAGE:
+            if not pgoutput.is_transactional(data):
+                self.end = Lsn(max(message.lsn, self.end or 0))
+                return
+            if pgoutput.message_prefix(data) != _PREFIX:
+                return
             self.schema_changes += 1
-        self.ends_whole = kind == _COMMIT
+        self.body += encode_frame(FrameKind.MESSAGE, message.lsn, message.xid, data)
 
     def add_sequences(self, values: Sequence[SequenceValue]) -> None:
         """Take where sequences stand at the end of this stretch."""
@@ -59,6 +67,7 @@ class Stretch:
     def _commit(self, data: bytes) -> None:
         end, committed = pgoutput.commit_end(data)
         self.end, self.last_commit = Lsn(end), committed
+        self.ends_whole = True
         self.first_commit = self.first_commit or committed
         self.transactions += 1
 
@@ -74,7 +83,7 @@ def pack(messages: Iterable[RawMessage], *, limit_bytes: int = SEGMENT_BYTES) ->
             yield stretch
             stretch = Stretch(begins_whole=stretch.ends_whole)
         stretch.add(message)
-    if stretch.body:
+    if stretch.body or stretch.end is not None:
         yield stretch
 
 

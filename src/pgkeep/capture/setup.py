@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -13,7 +14,7 @@ from pgkeep.model import TableName
 from pgkeep.postgres.session import Connection
 from pgkeep.postgres.slot import Slot, SlotState
 
-PUBLICATIONS = (definitions.ROWS, definitions.CHANGES)
+PUBLICATIONS = (definitions.ROWS, *definitions.CHANGES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,11 @@ class Setup:
     slot: SlotState | None
     without_identity: tuple[TableName, ...]
     """Tables whose updates and deletes cannot be captured."""
+
+    @property
+    def publishes(self) -> bool:
+        """Whether all publications are there: without, the slot passes changes over."""
+        return not any("CREATE PUBLICATION" in statement for statement in self.statements)
 
     @property
     def is_complete(self) -> bool:
@@ -59,9 +65,32 @@ def remove(connection: Connection, slot: Slot) -> None:
             connection.execute(statement.encode())
 
 
-def put_in_step(connection: Connection) -> None:
-    """Repair the list of published tables, should a role have gone round the event triggers."""
-    connection.execute(definitions.IN_STEP.encode())
+def put_in_step(connection: Connection) -> tuple[str, ...]:
+    """Repair the list of published tables, should a role have gone round the event triggers.
+
+    What was repaired: those tables' changes were not published, or their updates may have failed.
+    """
+    row = connection.execute(definitions.IN_STEP.encode()).fetchone()
+    done = (row[0] if row else None) or []
+    return tuple(one["table"] for one in done if "error" not in one)
+
+
+def notice(connection: Connection, tables: Sequence[str]) -> None:
+    """Write into the WAL that the schema has changed, which nothing else has told of."""
+    objects = [{"type": "table", "identity": name} for name in tables]
+    connection.execute(definitions.NOTICE.encode(), (json.dumps(objects),))
+
+
+def publications(connection: Connection) -> frozenset[tuple[str, str]]:
+    """Our publications, each with what tells whether it is another one, or publishes something
+    else (its tables apart)."""
+    rows = connection.execute(
+        "SELECT pubname::text, pg_catalog.concat_ws(' ', oid, puballtables, pubinsert, pubupdate,"
+        " pubdelete, pubtruncate, pubviaroot) FROM pg_catalog.pg_publication"
+        " WHERE pubname = ANY (%s)",
+        (list(PUBLICATIONS),),
+    ).fetchall()
+    return frozenset((name, version) for name, version in rows)
 
 
 def tables_without_identity(connection: Connection) -> tuple[TableName, ...]:
@@ -99,7 +128,11 @@ def _check_server(connection: Connection) -> None:
 def _missing(connection: Connection) -> Iterator[str]:
     row = connection.execute(
         "SELECT pg_catalog.to_regnamespace('pgkeep') IS NOT NULL,"
-        "  ARRAY(SELECT pubname::text FROM pg_catalog.pg_publication),"
+        "  ARRAY(SELECT pubname::text FROM pg_catalog.pg_publication"
+        "         WHERE pubname = 'pgkeep_rows' AND puballtables AND pubinsert AND pubtruncate"
+        "               AND NOT pubupdate AND NOT pubdelete"
+        "            OR pubname <> 'pgkeep_rows' AND NOT puballtables AND pubupdate AND pubdelete"
+        "               AND NOT pubinsert AND NOT pubtruncate AND NOT pubviaroot),"
         "  ARRAY(SELECT evtname::text FROM pg_catalog.pg_event_trigger WHERE evtenabled = 'A'),"
         "  ARRAY(SELECT evtname::text FROM pg_catalog.pg_event_trigger),"
         "  ARRAY(SELECT pg_catalog.md5(p.prosrc) FROM pg_catalog.pg_proc p"
@@ -111,17 +144,17 @@ def _missing(connection: Connection) -> Iterator[str]:
         yield definitions.CREATE_SCHEMA
         yield definitions.COMMENT_SCHEMA
         yield definitions.GRANT_SCHEMA
-    if definitions.ROWS not in publications:
-        yield definitions.CREATE_ROWS
-    if definitions.CHANGES not in publications:
-        yield definitions.CREATE_CHANGES
+    missing = [name for name in PUBLICATIONS if name not in publications]
+    for name in missing:
+        yield definitions.drop_publication(name)  # there may be one that publishes something else
+        yield definitions.CREATE_CHANGES.get(name, definitions.CREATE_ROWS)
     yield from _missing_functions(connection, set(sources))
     for name in definitions.EVENT_TRIGGERS:
         if name not in triggers:
             yield definitions.create_event_trigger(name)
         if name not in enabled:
             yield definitions.enable_event_trigger(name)
-    if definitions.CHANGES not in publications:
+    if missing:
         yield definitions.IN_STEP
 
 

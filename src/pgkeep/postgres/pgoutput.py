@@ -154,6 +154,11 @@ def message_prefix(data: bytes) -> bytes:
     return data[10 : data.index(b"\0", 10)]
 
 
+def is_transactional(data: bytes) -> bool:
+    """Of a logical message, whether it is part of a transaction, or stands between two."""
+    return bool(data[1] & 1)
+
+
 def _moment(microseconds: int) -> datetime:
     return _EPOCH + timedelta(microseconds=microseconds)
 
@@ -164,11 +169,13 @@ def _text(data: bytes, at: int) -> tuple[str, int]:
 
 
 def _begin(data: bytes) -> Begin:
+    _must_end(data, 1 + _BEGIN.size)
     lsn, committed, xid = _BEGIN.unpack_from(data, 1)
     return Begin(lsn, _moment(committed), xid)
 
 
 def _commit(data: bytes) -> Commit:
+    _must_end(data, 1 + _COMMIT.size)
     _, lsn, end_lsn, committed = _COMMIT.unpack_from(data, 1)
     return Commit(lsn, end_lsn, _moment(committed))
 
@@ -187,13 +194,15 @@ def _relation(data: bytes) -> Relation:
         type_oid, modifier = _COLUMN.unpack_from(data, at)
         at += _COLUMN.size
         columns.append(RelationColumn(column, type_oid, modifier, is_key))
+    _must_end(data, at)
     # An empty schema stands for pg_catalog.
     return Relation(oid, TableName(schema or "pg_catalog", name), identity, tuple(columns))
 
 
 def _tuple(data: bytes, at: int) -> tuple[list[Value], int]:
     values: list[Value] = []
-    for _ in range(int.from_bytes(data[at : at + 2])):
+    (count,) = _SHORT.unpack_from(data, at)
+    for _ in range(count):
         kind = data[at + 2]
         if kind == 0x74:  # t: text
             end = at + 7 + int.from_bytes(data[at + 3 : at + 7])
@@ -212,25 +221,37 @@ def _tuple(data: bytes, at: int) -> tuple[list[Value], int]:
     return values, at + 2
 
 
+def _last_tuple(data: bytes, at: int) -> list[Value]:
+    values, end = _tuple(data, at)
+    _must_end(data, end)
+    return values
+
+
+def _must_end(data: bytes, end: int) -> None:
+    if end != len(data):
+        raise ValueError("message is longer or shorter than it says")
+
+
 def _insert(data: bytes) -> Insert:
-    return Insert(int.from_bytes(data[1:5]), _tuple(data, 6)[0])
+    return Insert(int.from_bytes(data[1:5]), _last_tuple(data, 6))
 
 
 def _update(data: bytes) -> Update:
     relation, kind = int.from_bytes(data[1:5]), data[5:6]
     if kind == b"N":
-        return Update(relation, None, False, _tuple(data, 6)[0])
+        return Update(relation, None, False, _last_tuple(data, 6))
     old, at = _tuple(data, 6)
-    return Update(relation, old, kind == b"K", _tuple(data, at + 1)[0])
+    return Update(relation, old, kind == b"K", _last_tuple(data, at + 1))
 
 
 def _delete(data: bytes) -> Delete:
-    return Delete(int.from_bytes(data[1:5]), _tuple(data, 6)[0], data[5:6] == b"K")
+    return Delete(int.from_bytes(data[1:5]), _last_tuple(data, 6), data[5:6] == b"K")
 
 
 def _truncate(data: bytes) -> Truncate:
     (count,) = _OID.unpack_from(data, 1)
     options = data[5]
+    _must_end(data, 6 + 4 * count)
     relations = struct.unpack_from(f">{count}I", data, 6)
     return Truncate(relations, bool(options & 1), bool(options & 2))
 
@@ -239,6 +260,7 @@ def _message(data: bytes) -> LogicalMessage:
     lsn = int.from_bytes(data[2:10])
     prefix, at = _text(data, 10)
     (size,) = _OID.unpack_from(data, at)
+    _must_end(data, at + 4 + size)
     return LogicalMessage(bool(data[1]), lsn, prefix, data[at + 4 : at + 4 + size])
 
 

@@ -26,6 +26,7 @@ from pgkeep.errors import (
     UnknownHost,
 )
 from pgkeep.postgres.address import Address
+from pgkeep.postgres.pooling import is_pooled, shares_servers
 
 Connection = psycopg.Connection[TupleRow]
 LockNotAvailable = psycopg.errors.LockNotAvailable
@@ -77,6 +78,7 @@ def connect(address: Address, *, autocommit: bool = True) -> Connection:
     try:
         with translated(address):
             _check_major(connection)
+            _refuse_transaction_pooler(connection, address)
             for statement in SESSION_SETTINGS:
                 connection.execute(statement.encode())
             if not autocommit:
@@ -136,6 +138,24 @@ def _check_major(connection: Connection) -> None:
             f"the server is PostgreSQL {major}, and {OLDEST_MAJOR} is the oldest that is supported",
             hint="Upgrade the server; its makers no longer mend it either.",
         )
+
+
+def _refuse_transaction_pooler(connection: Connection, address: Address) -> None:
+    """What is set for a session would be lost between two statements, in silence."""
+    where = (address.host, address.port, address.user, address.database)
+    if where in _KEEPS_SESSIONS or not is_pooled(connection):
+        return
+    if shares_servers(connection, address.conninfo):
+        raise TransactionPooler(
+            f"{address} is a transaction pooler, which cannot hold a snapshot",
+            hint="Use the direct connection, or a session pooler (PgBouncer: pool_mode = session;"
+            " Supabase: port 5432).",
+        )
+    _KEEPS_SESSIONS.add(where)
+
+
+# Where a pooler was looked at and keeps sessions: once in each process is enough.
+_KEEPS_SESSIONS: set[tuple[str, str, str, str]] = set()
 
 
 @contextmanager

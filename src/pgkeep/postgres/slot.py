@@ -7,9 +7,11 @@ https://www.postgresql.org/docs/17/functions-admin.html#FUNCTIONS-REPLICATION
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import cast
 
 import psycopg
 
@@ -20,8 +22,13 @@ from pgkeep.postgres.statements import literal
 
 _SIGNATURE = b"PGCOPY\n\xff\r\n\0"
 _HEADER_BYTES = len(_SIGNATURE) + 8
-_ROW = struct.Struct(">hiQiIi")
+_ROW = struct.Struct(">hiQiIiQi")
 _NO_MORE = b"\xff\xff"
+
+# A position at the beginning of a page of WAL lies behind the page's header, or before it.
+_WAL_PAGE_BYTES = 8192
+_LONGEST_PAGE_HEADER_BYTES = 40
+_PATIENCE_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +74,40 @@ class Slot:
         self._connection = connection
         self.name = name
         self._publications = tuple(publications)
+        self._position: Position | None = None
+
+    def now(self) -> datetime:
+        """The server's clock."""
+        row = self._connection.execute("SELECT pg_catalog.clock_timestamp()").fetchone()
+        assert row is not None
+        return cast(datetime, row[0])
 
     def position(self) -> Position:
-        """See `Position`. The clock is read first."""
+        """See `Position`. The clock is read first.
+
+        A transaction with synchronous_commit = off has committed for all to see before its WAL is
+        flushed, and only then a slot gives it: so this waits until what was written by then is. If
+        that takes long, it answers with the position before.
+        """
         row = self._connection.execute(
-            "SELECT pg_catalog.clock_timestamp(), pg_catalog.pg_current_wal_flush_lsn()::text"
+            "SELECT pg_catalog.clock_timestamp(), pg_catalog.pg_current_wal_insert_lsn()::text"
         ).fetchone()
         assert row is not None
-        return Position(row[0], Lsn.parse(row[1]))
+        found = Position(row[0], _before_page_header(Lsn.parse(row[1])))
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while self._flushed() < found.lsn:
+            if time.monotonic() > deadline and self._position is not None:
+                return self._position
+            time.sleep(0.01)
+        self._position = found
+        return found
+
+    def _flushed(self) -> Lsn:
+        row = self._connection.execute(
+            "SELECT pg_catalog.pg_current_wal_flush_lsn()::text"
+        ).fetchone()
+        assert row is not None
+        return Lsn.parse(row[0])
 
     def state(self) -> SlotState | None:
         """What the server says of it; None if there is no such slot in this database."""
@@ -113,27 +146,44 @@ class Slot:
             (self.name,),
         )
 
-    def peek(self, up_to_changes: int) -> Iterator[RawMessage]:
+    def peek(self, up_to_changes: int, *, since: Lsn) -> Iterator[RawMessage]:
         """Messages of whole transactions since the confirmed position, in commit order.
 
         Stops after the transaction with which there are so many. Read as a stream, in memory
-        bounded by one message; the server keeps what does not fit there on its disk.
+        bounded by one message; the server keeps what does not fit there on its disk. `SlotLost`
+        before the first message if the slot was moved past `since`: the server has gathered all
+        messages before it gives the first, and what it says of the slot then is from after that.
         """
         query = (
-            "COPY (SELECT lsn, xid, data FROM pg_catalog.pg_logical_slot_peek_binary_changes("
+            "COPY (SELECT lsn, xid, COALESCE((SELECT confirmed_flush_lsn"
+            f" FROM pg_catalog.pg_replication_slots WHERE slot_name = {literal(self.name)}),"
+            " 'FFFFFFFF/FFFFFFFF'), data FROM pg_catalog.pg_logical_slot_peek_binary_changes("
             f"{literal(self.name)}, NULL, {up_to_changes}, 'proto_version', '1', 'messages',"
             f" 'true', 'publication_names', {literal(_list(self._publications))}))"
             " TO STDOUT (FORMAT binary)"
         )
         try:
             with self._connection.cursor() as cursor, cursor.copy(query.encode()) as copy:
-                yield from _rows(copy)
-        except (
-            psycopg.errors.UndefinedObject,
-            psycopg.errors.ObjectNotInPrerequisiteState,
-        ) as exc:
-            message = exc.diag.message_primary or str(exc)
-            raise SlotLost(f"slot {self.name!r} cannot be read: {message}") from exc
+                for confirmed, message in _rows(copy):
+                    if confirmed > since:
+                        raise self.moved(since, Lsn(confirmed))
+                    yield message
+        except psycopg.errors.UndefinedObject as exc:
+            self.drop()  # without its publication it cannot be read past this, ever
+            raise self._unreadable(exc) from exc
+        except psycopg.errors.ObjectNotInPrerequisiteState as exc:
+            raise self._unreadable(exc) from exc
+
+    def moved(self, since: Lsn, to: Lsn) -> SlotLost:
+        """What to raise if somebody else has read changes from it."""
+        return SlotLost(
+            f"slot {self.name!r} was moved from {since} to {to} by somebody else, who has the"
+            " changes between"
+        )
+
+    def _unreadable(self, error: psycopg.Error) -> SlotLost:
+        message = error.diag.message_primary or str(error)
+        return SlotLost(f"slot {self.name!r} cannot be read: {message}")
 
     def advance(self, to: Lsn) -> None:
         """What committed before `to` is not given again, and its WAL may go."""
@@ -143,16 +193,22 @@ class Slot:
         )
 
 
-def _rows(copy: Iterator[bytes] | psycopg.Copy) -> Iterator[RawMessage]:
-    """Rows (pg_lsn, xid, bytea) out of COPY's binary format; one piece of it is one row."""
+def _before_page_header(lsn: Lsn) -> Lsn:
+    """Where the WAL before it ends, which is what a flush reaches."""
+    offset = lsn % _WAL_PAGE_BYTES
+    return Lsn(lsn - offset) if offset <= _LONGEST_PAGE_HEADER_BYTES else lsn
+
+
+def _rows(copy: Iterator[bytes] | psycopg.Copy) -> Iterator[tuple[int, RawMessage]]:
+    """Rows (pg_lsn, xid, pg_lsn, bytea) out of COPY's binary format; one piece is one row."""
     for piece in copy:
         data = bytes(piece)
         if data.startswith(_SIGNATURE):
             data = data[_HEADER_BYTES:]
         if not data or data == _NO_MORE:
             continue
-        _, _, lsn, _, xid, _ = _ROW.unpack_from(data)
-        yield RawMessage(lsn, xid, data[_ROW.size :])
+        _, _, lsn, _, xid, _, confirmed, _ = _ROW.unpack_from(data)
+        yield confirmed, RawMessage(lsn, xid, data[_ROW.size :])
 
 
 def _list(publications: Sequence[str]) -> str:

@@ -262,6 +262,11 @@ class Run:
     def covered(self) -> datetime:
         return self.segments[-1].covered
 
+    @property
+    def age(self) -> tuple[datetime, Lsn]:
+        """Greater for what goes on longer; a name tells the time only to the second."""
+        return self.covered, self.end
+
     def leading_to(self, backup_lsn: int) -> bool:
         """Whether a backup at that position can be continued with this."""
         return self.start <= backup_lsn
@@ -287,7 +292,7 @@ def runs(names: Iterable[SegmentName]) -> tuple[Run, ...]:
             run.append(at)
             at = by_digest.get((at.chain, at.previous))
         found.append(Run(_from_a_boundary(run)))
-    return tuple(sorted((run for run in found if run.segments), key=lambda one: one.covered))
+    return tuple(sorted((run for run in found if run.segments), key=lambda one: one.age))
 
 
 def _from_a_boundary(newest_first: Sequence[SegmentName]) -> tuple[SegmentName, ...]:

@@ -19,8 +19,11 @@ from pgkeep.repository.journal import Journal, SealedSegment, SegmentName
 from pgkeep.repository.repository import Repository
 from pgkeep.sealing import PublicSigner
 
-# How long to wait for one that is not required, and how long one that failed is left alone.
+# How long to wait for one that is not required, for one that is, and how long one that failed is
+# left alone. Who waits for one that is required holds back the source's WAL: that must come to an
+# end, so that somebody looks how much it is.
 _PATIENCE_SECONDS = 10.0
+_REQUIRED_PATIENCE_SECONDS = 120.0
 _PAUSE_SECONDS = 60.0
 
 Answer = TypeVar("Answer")
@@ -36,6 +39,9 @@ class _Copy:
     repository: Repository | None = None
     problem: PgkeepError | None = None
     retry_at: float = 0.0
+    catching_up: Future[int] | None = None
+    joining: bool = False
+    """Whether it gets new segments again while the last that it lacks are being copied."""
 
 
 class JournalCopies:
@@ -97,31 +103,58 @@ class JournalCopies:
     def make_equal(self) -> None:
         """Give each what it lacks and others have. At least one must answer, and the required."""
         self._each(lambda repository: repository.name)
-        there = [copy for copy in self._copies if copy.problem is None]
-        for copy in there:
-            others = [one.repository for one in there if one is not copy and one.repository]
+        for copy in [copy for copy in self._copies if copy.problem is None]:
             try:
-                copy_missing(self._database, self._opened(copy), others)
+                if copy.required:
+                    copy_missing(self._database, self._opened(copy), self._siblings(copy))
+                elif copy_missing(
+                    self._database, self._opened(copy), self._siblings(copy), dry_run=True
+                ):
+                    copy.problem = StoreError(f"repository {copy.name!r} lacks segments")
+                    copy.retry_at = self._clock()
             except PgkeepError as exc:
                 self._fell_behind(copy, exc)
                 if copy.required:
                     raise
 
     def catch_up(self) -> None:
-        """Give those that were behind what they lack, now that they may answer again."""
+        """Give those that were behind what they lack, now that they may answer again.
+
+        That may take long, or stall, so it happens beside: each call sees how far it is. It is done
+        twice, and between the two the copy joins those that get every new segment.
+        """
         for copy in self._copies:
-            if copy.problem is None or self._clock() < copy.retry_at:
+            if copy.problem is None:
                 continue
-            siblings = [
-                other.repository
-                for other in self._copies
-                if other is not copy and other.problem is None and other.repository is not None
-            ]
-            try:
-                copy_missing(self._database, self._opened(copy), siblings)
-                copy.problem = None
-            except PgkeepError as exc:
-                self._fell_behind(copy, exc)
+            if copy.catching_up is None:
+                if self._clock() >= copy.retry_at:
+                    self._begin_catching_up(copy)
+            elif copy.catching_up.done():
+                self._caught_up(copy, copy.catching_up)
+
+    def _begin_catching_up(self, copy: _Copy) -> None:
+        siblings = self._siblings(copy)
+        copy.catching_up = self._executor.submit(
+            lambda: copy_missing(self._database, self._opened(copy), siblings)
+        )
+
+    def _caught_up(self, copy: _Copy, done: Future[int]) -> None:
+        copy.catching_up = None
+        problem = _problem(done, copy)
+        if problem is not None:
+            self._fell_behind(copy, problem)
+        elif copy.joining:
+            copy.problem, copy.joining = None, False
+        else:
+            copy.joining = True
+            self._begin_catching_up(copy)
+
+    def _siblings(self, copy: _Copy) -> list[Repository]:
+        return [
+            other.repository
+            for other in self._copies
+            if other is not copy and other.problem is None and other.repository is not None
+        ]
 
     def _journal(self, repository: Repository) -> Journal:
         return Journal(repository.store, self._database)
@@ -135,10 +168,10 @@ class JournalCopies:
         """Do it in all at once; wait for those that are required, and a while for the others."""
         waiting: dict[Future[Answer], _Copy] = {}
         for copy in self._copies:
-            if copy.problem is None or copy.required:
+            if copy.problem is None or copy.required or copy.joining:
                 waiting[self._executor.submit(partial(self._ask, copy, do))] = copy
         needed = [future for future, copy in waiting.items() if copy.required]
-        wait(needed)
+        wait(needed, timeout=_REQUIRED_PATIENCE_SECONDS)
         wait(waiting, timeout=_PATIENCE_SECONDS)
         answers: list[Answer] = []
         failed: list[PgkeepError] = []
@@ -146,7 +179,8 @@ class JournalCopies:
             problem = _problem(future, copy)
             if problem is None:
                 answers.append(future.result())
-                copy.problem = None  # one that is required was asked again and again
+                if not copy.joining:
+                    copy.problem = None  # one that is required was asked again and again
                 continue
             self._fell_behind(copy, problem)
             if copy.required:
@@ -160,7 +194,7 @@ class JournalCopies:
         return do(self._opened(copy))
 
     def _fell_behind(self, copy: _Copy, problem: PgkeepError) -> None:
-        copy.problem = problem
+        copy.problem, copy.joining = problem, False
         copy.retry_at = self._clock() + _PAUSE_SECONDS
 
 

@@ -18,7 +18,7 @@ from pgkeep.capture.setup import Setup
 from pgkeep.cli import words
 from pgkeep.cli.context import Context
 from pgkeep.cli.options import command_options, refuse_together
-from pgkeep.errors import ExitCode, PgkeepError, UsageError
+from pgkeep.errors import AuthenticationFailed, ExitCode, PgkeepError, UsageError
 from pgkeep.events import Silent
 from pgkeep.model import Kind, Tier
 
@@ -59,7 +59,7 @@ def capture_command(
         try:
             follow(
                 request,
-                Listener(told.begun, told.captured),
+                Listener(told.begun, told.captured, backups.may_connect if backups else _nothing),
                 reporter,
                 poll_seconds=settings.poll_seconds,
                 until_caught_up=once,
@@ -96,6 +96,10 @@ def capture_request(context: Context, database: str) -> CaptureRequest:
 def slot_name(context: Context, database: str) -> str:
     """The slot of a database: as configured, else after its name."""
     return context.config.capture.slot or f"pgkeep_{re.sub('[^a-z0-9_]', '_', database)}"[:63]
+
+
+def _nothing() -> None:
+    pass
 
 
 def _confirm(question: str, *, ask: bool) -> None:
@@ -214,7 +218,14 @@ class _Backups:
         self._wanted: dict[Kind, None] = {}
         self._changed = threading.Condition()
         self._ended = False
+        self._refused: AuthenticationFailed | None = None
         self._thread: threading.Thread | None = None
+
+    def may_connect(self) -> None:
+        """Raise what the server said, if it refused the login of a backup: platforms ban an
+        address after two. What captures may go on as long as its own session lives."""
+        if self._refused is not None:
+            raise self._refused
 
     def want(self, kind: Kind) -> None:
         """Make one soon; what is wanted twice is made once."""
@@ -260,6 +271,12 @@ class _Backups:
                 continue
             try:
                 self._make(kind)
+            except AuthenticationFailed as exc:
+                self._refused = exc
+                self._context.warn(
+                    f"no more backups: {exc.message}. Capture goes on as long as its session lives"
+                )
+                return
             except PgkeepError as exc:
                 self._context.warn(f"a {kind} backup has to wait: {exc.message}")
                 pause = _AGAIN_SECONDS

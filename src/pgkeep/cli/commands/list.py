@@ -8,6 +8,7 @@ from datetime import datetime
 import rich_click as click
 
 from pgkeep.cli import words
+from pgkeep.cli.commands.schema_changes import list_schema_changes
 from pgkeep.cli.context import Context
 from pgkeep.cli.documents import backup_document
 from pgkeep.cli.options import command_options
@@ -18,9 +19,14 @@ from pgkeep.repository.repository import Repository
 
 @click.command("list")
 @click.argument("database", required=False)
+@click.option(
+    "--schema-changes", is_flag=True, help="List the captured schema changes (needs an identity)."
+)
 @command_options(repository=True, identity=True)
-def list_backups(context: Context, database: str | None) -> ExitCode:
+def list_backups(context: Context, database: str | None, schema_changes: bool) -> ExitCode:
     """List the whole backups of DATABASE, or of all, newest first, signatures checked."""
+    if schema_changes:
+        return list_schema_changes(context, database)
     where: dict[str, list[str]] = {}
     manifests: dict[str, Manifest] = {}
     problems: list[PgkeepError] = []

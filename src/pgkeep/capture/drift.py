@@ -1,0 +1,64 @@
+"""Noticing schema changes that no event trigger told of: where one was disabled, or the server does
+not fire them for a role. Less exact: told when it is seen, not when it happened.
+"""
+
+from __future__ import annotations
+
+from pgkeep.model import Lsn
+from pgkeep.postgres.identity import current_lsn
+from pgkeep.postgres.session import Connection
+
+# Sums do not depend on the order of rows. What TRUNCATE, VACUUM and ANALYZE change is left out.
+_FINGERPRINT = """
+    SELECT pg_catalog.concat_ws(' ',
+      (SELECT pg_catalog.sum(pg_catalog.hashtextextended(pg_catalog.concat_ws(' ', c.oid,
+                c.relname, c.relnamespace, c.relkind, c.relpersistence, c.relreplident,
+                c.relispartition, c.reloftype), 0))
+         FROM pg_catalog.pg_class c
+        WHERE c.oid >= 16384 AND c.relkind IN ('r', 'p', 'f', 'v', 'm', 'S')
+          AND c.relpersistence <> 't'
+          AND c.relnamespace IS DISTINCT FROM pg_catalog.to_regnamespace('pgkeep')),
+      (SELECT pg_catalog.sum(pg_catalog.hashtextextended(pg_catalog.concat_ws(' ', a.attrelid,
+                a.attnum, a.attname, a.atttypid, a.atttypmod, a.attnotnull, a.attisdropped,
+                a.attidentity, a.attgenerated), 0))
+         FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+        WHERE c.oid >= 16384 AND a.attnum > 0 AND c.relkind IN ('r', 'p')
+          AND c.relpersistence <> 't'))"""
+
+
+class CatalogWatch:
+    """Compares the definitions of tables now with those before."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._known = self._look()
+        self._suspected_before: Lsn | None = None
+        self._told = False
+
+    def schema_changed(self) -> None:
+        """The journal has told of a schema change: that explains what is other than before."""
+        self._told = True
+
+    def look(self) -> None:
+        """Compare. What is other may be told of by what the slot gives up to where it is now."""
+        found = self._look()
+        if found == self._known:
+            self._told = False  # what was told was of something else, or is known by now
+            return
+        self._known = found
+        self._suspected_before = current_lsn(self._connection)
+
+    def unexplained(self, kept: Lsn) -> bool:
+        """Whether there is a change that the journal up to `kept` should have told of, and has not.
+
+        Says so once.
+        """
+        if self._suspected_before is None or kept < self._suspected_before:
+            return False
+        self._suspected_before = None
+        told, self._told = self._told, False
+        return not told
+
+    def _look(self) -> str:
+        row = self._connection.execute(_FINGERPRINT.encode()).fetchone()
+        return str(row[0]) if row else ""
