@@ -9,9 +9,9 @@ import pytest
 from pgkeep.errors import JournalInvalid
 from pgkeep.postgres.ddl import (
     ChangedObject,
+    ChangeReader,
     SchemaChange,
     Treatment,
-    parse_change,
     split,
     treatment,
 )
@@ -43,7 +43,7 @@ def test_a_text_falls_into_statements(text: str, statements: list[list[str]]) ->
 
 
 def change(tag: str, query: str, **more: object) -> SchemaChange:
-    return SchemaChange(tag, query, **{"rewrites": False, **more})  # type: ignore[arg-type]
+    return SchemaChange(tag, query, **more)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,8 @@ def test_a_rewrite_and_what_another_statement_ran_are_not_done_again() -> None:
     query = "ALTER TABLE a ALTER b TYPE bigint"
     assert treatment(change("ALTER TABLE", query, rewrites=True)) is Treatment.STOP
     assert treatment(change("ALTER TABLE", query, nested=True)) is Treatment.STOP
-    assert treatment(SchemaChange("ALTER TABLE", query)) is Treatment.STOP
+    for event in ("noticed", "not_published"):
+        assert treatment(change("ALTER TABLE", query, event=event)) is Treatment.STOP
     extension = (ChangedObject("table", "a", "a.b", in_extension=True),)
     assert treatment(change("ALTER TABLE", query, objects=extension)) is Treatment.STOP
 
@@ -140,22 +141,55 @@ def test_publications_never_stop_a_replay() -> None:
     ]
 
 
+def message(event: str, tag: str, query: str | None, *objects: str) -> bytes:
+    """As capture's event triggers write it."""
+    listed = [{"type": "table", "schema": "s", "identity": one} for one in objects]
+    return json.dumps(
+        {"version": 1, "event": event, "tag": tag, "query": query, "role": "me",
+         "search_path": "a, b", "objects": listed}
+    ).encode()  # fmt: skip
+
+
 def test_a_change_is_read() -> None:
-    document = {
-        "tag": "ALTER TABLE", "query": "ALTER TABLE a ADD b int", "role": "me",
-        "search_path": "a, b", "rewrites": False, "number": 2, "nested": None, "more": 1,
-        "objects": [{"type": "table", "schema": "s", "identity": "s.a", "in_extension": False}],
-    }  # fmt: skip
-    found = parse_change(json.dumps(document).encode())
+    query = "ALTER TABLE a ADD b int"
+    found = ChangeReader().take(message("ddl_command_end", "ALTER TABLE", query, "s.a"))
     assert found == SchemaChange(
-        "ALTER TABLE", "ALTER TABLE a ADD b int", "me", "a, b",
-        (ChangedObject("table", "s", "s.a"),), rewrites=False, number=2,
+        "ALTER TABLE", query, "me", "a, b", (ChangedObject("table", "s", "s.a"),),
+        event="ddl_command_end",
     )  # fmt: skip
     assert str(found) == "ALTER TABLE (s.a) by me"
-    assert parse_change(b'{"tag": "X", "objects": null}') == SchemaChange("X", "")
+
+
+def read(*messages: bytes) -> list[tuple[int, bool, bool]]:
+    reader = ChangeReader()
+    changes = [reader.take(one) for one in messages]
+    return [(one.number, one.rewrites, one.nested) for one in changes]
+
+
+def test_events_of_one_statement_are_counted() -> None:
+    assert read(
+        message("sql_drop", "ALTER TABLE", "ALTER TABLE a DROP b"),
+        message("ddl_command_end", "ALTER TABLE", None),
+        message("ddl_command_end", "ALTER TABLE", "ALTER TABLE a ADD b int"),
+    ) == [(1, False, False), (2, False, False), (1, False, False)]
+
+
+def test_a_rewrite_comes_first_and_stops_the_statement() -> None:
+    query = "ALTER TABLE a ALTER b TYPE text"
+    first = ChangeReader().take(message("table_rewrite", "ALTER TABLE", query, "s.a"))
+    assert treatment(first) is Treatment.STOP
+
+
+def test_more_commands_of_one_text_are_nested() -> None:
+    query = "CREATE TABLE a (b int)"
+    assert read(
+        message("ddl_command_end", "CREATE TABLE", query),
+        message("ddl_command_end", "CREATE TABLE", None),
+        message("ddl_command_end", "ALTER TABLE", None),
+    ) == [(1, False, False), (1, False, True), (1, False, True)]
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"tag": "X", "objects": [1]}', b"\xff"])
 def test_a_message_that_is_none_is_refused(content: bytes) -> None:
     with pytest.raises(JournalInvalid):
-        parse_change(content)
+        ChangeReader().take(content)

@@ -205,9 +205,10 @@ SELECT pg_catalog.pg_logical_emit_message(true, '{MESSAGE_PREFIX}', pg_catalog.j
     'session_role', session_user, 'search_path', '', 'at', pg_catalog.clock_timestamp(),
     'objects', %s::pg_catalog.jsonb)::text)"""
 
-# What keep_in_step does is no change of the schema, nor is what leaves definitions as they are.
+# What keep_in_step does is no change of the schema, nor is what leaves definitions as they are. A
+# GRANT names no object.
 _NOT_OURS = """o.schema_name IS DISTINCT FROM 'pgkeep'
-           AND o.object_identity NOT LIKE '%in publication pgkeep\\_changes\\_%'"""
+           AND COALESCE(o.object_identity, '') NOT LIKE '%in publication pgkeep\\_changes\\_%'"""
 _HARMLESS = "'REFRESH MATERIALIZED VIEW', 'REINDEX'"
 
 # Which tables may have got or lost an identity: those that a command names and all that inherit

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -50,43 +50,75 @@ class SchemaChange:
     role: str = ""
     search_path: str = ""
     objects: tuple[ChangedObject, ...] = ()
-    rewrites: bool = True
-    """Whether it wrote a table anew; also where that is not known."""
+    rewrites: bool = False
+    """Whether it wrote a table anew."""
     nested: bool = False
-    """Whether another statement (a function, a DO block) ran it."""
+    """Whether more than one command came of what the client sent: a function, a DO block, or many
+    statements at once."""
     number: int = 1
     """Which of its statement's events it is."""
+    event: str = ""
+    """The event trigger's; or what capture told itself: `noticed`, `not_published`."""
 
     def __str__(self) -> str:
+        if self.event == "noticed":
+            return "a schema change of which no statement was seen"
         names = ", ".join(one.identity for one in self.objects[:2])
         return (
             f"{self.tag}{f' ({names})' if names else ''}{f' by {self.role}' if self.role else ''}"
         )
 
 
-def parse_change(content: bytes) -> SchemaChange:
-    """A change out of its message."""
-    try:
-        document = json.loads(content)
-        return SchemaChange(
-            tag=str(document["tag"]),
-            query=str(document.get("query") or ""),
-            role=str(document.get("role") or ""),
-            search_path=str(document.get("search_path") or ""),
-            objects=tuple(_object(one) for one in document.get("objects") or ()),
-            rewrites=bool(document.get("rewrites", True)),
-            nested=bool(document.get("nested", False)),
-            number=int(document.get("number") or 1),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
-        raise JournalInvalid("the journal holds a schema change that cannot be read") from exc
+# A statement tells of rewritten tables first, then of what it dropped, then of what it made.
+_ORDER = {"table_rewrite": 0, "sql_drop": 1, "ddl_command_end": 2}
+
+
+class ChangeReader:
+    """Schema changes out of the messages of one transaction, in order. Make one for each.
+
+    The text of what a client sent is in the first message only; those that follow without one are
+    of the same statement, or of another that came of the same text.
+    """
+
+    def __init__(self) -> None:
+        self._last: SchemaChange | None = None
+
+    def take(self, content: bytes) -> SchemaChange:
+        """The change that a message tells of; `JournalInvalid` if it cannot be read."""
+        try:
+            document = json.loads(content)
+            change = SchemaChange(
+                tag=str(document["tag"]),
+                query=str(document.get("query") or ""),
+                role=str(document.get("role") or ""),
+                search_path=str(document.get("search_path") or ""),
+                objects=tuple(_object(one) for one in document.get("objects") or ()),
+                rewrites=document["event"] == "table_rewrite",
+                event=str(document["event"]),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+            raise JournalInvalid("the journal holds a schema change that cannot be read") from exc
+        if document.get("query") is None:
+            change = self._continued(change)
+        if change.event in _ORDER:
+            self._last = change
+        return change
+
+    def _continued(self, change: SchemaChange) -> SchemaChange:
+        last = self._last
+        if last is None:
+            return change
+        place, before = _ORDER.get(change.event, 0), _ORDER.get(last.event, 0)
+        same = change.tag == last.tag and (before < place or before == place == 0)
+        number = last.number + 1 if same else 1
+        return replace(change, query=last.query, number=number, nested=last.nested or not same)
 
 
 def _object(document: dict[str, Any]) -> ChangedObject:
     return ChangedObject(
         str(document.get("type") or ""),
         str(document.get("schema") or ""),
-        str(document.get("identity") or ""),
+        str(document.get("identity") or document.get("table") or ""),
         bool(document.get("in_extension")),
     )
 
@@ -126,6 +158,8 @@ _LITERAL_WORDS = frozenset({"TRUE", "FALSE", "NULL"})
 def treatment(change: SchemaChange) -> Treatment:
     """Whether a change can be done again: only if nothing but its words decides what it does."""
     objects = change.objects
+    if change.event in ("noticed", "not_published"):
+        return Treatment.STOP
     if objects and all(one.is_own or one.is_temporary for one in objects):
         return Treatment.IGNORE
     if change.tag == "REFRESH MATERIALIZED VIEW":

@@ -57,6 +57,7 @@ class Replayer:
         self._tables: dict[int, TargetTable | None] = {}
         self._changed: set[TableName] = set()
         self._batch = Batch()
+        self._reader = ddl.ChangeReader()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pgkeep-replay")
         self._writing: Future[None] | None = None
         self.transactions = 0
@@ -84,12 +85,13 @@ class Replayer:
         elif isinstance(message, Truncate):
             self._truncate(message)
         elif isinstance(message, LogicalMessage) and message.prefix == ddl.PREFIX:
-            self._change_schema(ddl.parse_change(message.content))
+            self._change_schema(self._reader.take(message.content))
 
     def end_transaction(self, xid: int) -> None:
         """A transaction is whole; the next may be collected with it."""
         self.transactions += 1
         self.last_xid = xid
+        self._reader = ddl.ChangeReader()
 
     def flush(self) -> None:
         """Begin to write what was collected, when all before is written."""

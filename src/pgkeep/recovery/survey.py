@@ -136,6 +136,7 @@ class _Surveyor:
         self._too_new = False
         self._changes_now = self._schema_changes_now = 0
         self._obstacle_now: ddl.SchemaChange | None = None
+        self._reader = ddl.ChangeReader()
         self.covered = datetime.min.replace(tzinfo=UTC)
         self.done = False
 
@@ -168,6 +169,7 @@ class _Surveyor:
             self._begin = begin
             self._changes_now = self._schema_changes_now = 0
             self._obstacle_now = None
+            self._reader = ddl.ChangeReader()
 
     def _is_beyond(self, begin: Begin) -> bool:
         moment = self._moment
@@ -206,7 +208,7 @@ class _Surveyor:
             return
         message = pgoutput.parse(data)
         assert isinstance(message, LogicalMessage)
-        change = ddl.parse_change(message.content)
+        change = self._reader.take(message.content)
         treatment = ddl.treatment(change)
         if treatment is ddl.Treatment.STOP and self._obstacle_now is None:
             self._obstacle_now = change
