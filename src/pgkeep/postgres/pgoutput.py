@@ -139,7 +139,7 @@ def parse(data: bytes) -> Message | None:
         if parser is None and data[:1] not in (b"O", b"Y"):
             raise JournalInvalid(f"the journal holds a message of unknown kind {data[:1]!r}")
         return parser(data) if parser else None
-    except (struct.error, IndexError, ValueError, UnicodeDecodeError) as exc:
+    except (struct.error, IndexError, ValueError, OverflowError) as exc:
         raise JournalInvalid(f"the journal holds a broken message of kind {data[:1]!r}") from exc
 
 
