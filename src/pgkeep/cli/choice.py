@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
+from datetime import timedelta
 
 from pgkeep.cli.context import Context, Found
 from pgkeep.cli.options import refuse_together
+from pgkeep.errors import MomentUnreachable
 from pgkeep.model import Contents, Kind, Manifest
 from pgkeep.recovery.journey import Journey, choose_journey
 from pgkeep.recovery.moment import AtEnd, AtTime, AtTransaction, Moment, parse_moment
 from pgkeep.recovery.plan import Scope, check_scope
-from pgkeep.repository.repository import Listing, choose_backup, open_contents
+from pgkeep.repository.journal import Journal, runs
+from pgkeep.repository.repository import (
+    Listing,
+    choose_backup,
+    merge_listings,
+    open_contents,
+)
+from pgkeep.repository.windows import reach
 
 
 def kinds_for(scope: Scope) -> set[Kind]:
@@ -82,3 +92,23 @@ def choose_backup_for(
         to_last_reachable=to_last_reachable,
     )
     return Choice(chosen.candidate, chosen.contents, chosen.journey)
+
+
+def random_second(context: Context, database: str) -> AtTime:
+    """Any second that the journal leads to; `MomentUnreachable` if there is none."""
+    repositories = context.repositories()
+    names = [name for one in repositories for name in Journal(one.store, database).names()]
+    listing = merge_listings([context.listing(one, database) for one in repositories])
+    windows = reach(listing.backups, runs(names)).windows
+    seconds = [int((window.ends - window.begins).total_seconds()) for window in windows]
+    if not sum(seconds):
+        raise MomentUnreachable(
+            f"the journal of {database!r} leads to no moment between backups yet",
+            hint="Run pgkeep capture, and wait for a backup after it began.",
+        )
+    left = secrets.randbelow(sum(seconds))
+    for window, length in zip(windows, seconds, strict=True):
+        if left < length:
+            return AtTime(window.begins + timedelta(seconds=left + 1))
+        left -= length
+    raise AssertionError("unreachable: the sum is that of all")

@@ -36,6 +36,7 @@ COMMANDS = {
     "capture": "capture.capture_command",
     "status": "status.status_command",
     "drill": "drill.drill_command",
+    "recover": "recover.recover_command",
     "runbook": "runbook.runbook_command",
     "sync": "sync.sync_command",
     "verify": "verify.verify_command",

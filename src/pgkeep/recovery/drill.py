@@ -125,8 +125,18 @@ class _Drill:
             missing = tuple(self._unavailable(address, archive))
             if missing:
                 self._not_covered += _left_out(archive, missing)
+        journey = request.journey
+        if missing and journey is not None:
+            self._not_covered.append(
+                NotCovered(f"the changes up to {journey.moment}", f"they need {', '.join(missing)}")
+            )
+            journey = None
         scope = replace(request.scope, without_extensions=missing)
-        self._restored = restore(replace(request, scope=scope), self._reporter)
+        self._restored = restore(replace(request, scope=scope, journey=journey), self._reporter)
+        if self._restored.replayed is not None:
+            self._not_covered += [
+                NotCovered(one.what, one.why) for one in self._restored.replayed.not_exact
+            ]
         self._not_covered += [
             NotCovered(text, "it was not compared") for text in self._restored.proof.not_compared
         ]

@@ -76,7 +76,7 @@ class RecoveryPlan:
     checks: int
     expected: timedelta | None
     """How long the restore takes, by the last drills."""
-    loses: timedelta | None
+    loses: timedelta
     """From the moment until now."""
 
     @property
@@ -96,8 +96,7 @@ class RecoveryPlan:
 def describe(plan: RecoveryPlan) -> Iterator[str]:
     """The plan in words."""
     yield f"recover {plan.database} to {plan.moment}, from backup {plan.backup}"
-    if plan.loses is not None:
-        yield f"  what happened since then is lost: {_in_words(plan.loses)}"
+    yield f"  what happened since then is lost: {_in_words(plan.loses)}"
     if plan.expected is not None:
         yield f"  the restore takes about {_in_words(plan.expected)}, by the last drills"
     for number, step in enumerate(plan.steps, 1):

@@ -12,19 +12,20 @@ from rich.markup import escape
 from pgkeep import __version__
 from pgkeep import config as configuration
 from pgkeep.cli import words
-from pgkeep.cli.context import Context, Found
+from pgkeep.cli.choice import Choice, choose_backup_for, random_second
+from pgkeep.cli.context import Context
 from pgkeep.cli.options import command_options, refuse_together
-from pgkeep.config import CheckConfig
 from pgkeep.errors import ExitCode, ProofFailed
 from pgkeep.model import FORMAT, Kind, Manifest, TableName
 from pgkeep.postgres.address import Address
 from pgkeep.recovery.checks import Check
 from pgkeep.recovery.drill import DrillRequest, DrillResult, drill
 from pgkeep.recovery.load import Sealed
+from pgkeep.recovery.moment import AtTime, parse_moment
 from pgkeep.recovery.plan import Scope, parse_table_name
 from pgkeep.recovery.request import RestoreRequest
 from pgkeep.repository.evidence import Evidence, Outcome, seal_evidence
-from pgkeep.repository.repository import Listing, choose_backup, open_contents
+from pgkeep.repository.repository import Listing, choose_backup
 from pgkeep.sealing import X25519Identity
 
 _SHOWN = 10
@@ -35,10 +36,19 @@ _SHOWN = 10
 @click.option("--backup", "backup", metavar="ID", help="Which backup (its id or the beginning of"
               " it).  [default: the newest]")  # fmt: skip
 @click.option("--random", "at_random", is_flag=True, help="Any backup, at random.")
+@click.option("--to", metavar="MOMENT", help="A moment between backups: a time with its zone, an"
+              " LSN, or a transaction id.")  # fmt: skip
+@click.option("--random-moment", is_flag=True, help="Any second that the journal leads to.")
 @click.option("--jobs", type=click.IntRange(1, 64), help="Connections that write at once.")
 @command_options(repository=True, identity=True)
 def drill_command(
-    context: Context, database: str, backup: str | None, at_random: bool, jobs: int | None
+    context: Context,
+    database: str,
+    backup: str | None,
+    at_random: bool,
+    to: str | None,
+    random_moment: bool,
+    jobs: int | None,
 ) -> ExitCode:
     """Restore a backup of DATABASE where it harms nobody, prove it, and keep the evidence.
 
@@ -47,26 +57,28 @@ def drill_command(
     3 if something could not be proven.
     """
     refuse_together(backup is not None, at_random, "--backup and --random")
-
-    def choose(listing: Listing) -> Manifest:
-        full = [one for one in listing.backups if one.kind is Kind.FULL]
-        if at_random and full:
-            return secrets.choice(full)
-        return choose_backup(listing, backup, database=database, kinds={Kind.FULL})
-
-    found = context.find(database, choose)
-    identity = context.epoch_identity(found)
+    refuse_together(to is not None, random_moment, "--to and --random-moment")
+    refuse_together(at_random, to is not None or random_moment, "--random and a moment")
+    moment = parse_moment(to) if to else None
+    if random_moment:
+        moment = random_second(context, database)
+    if at_random:
+        backup = _any_backup(context, database)
+    scope = Scope(critical=critical_tables(context, database))
+    choice = choose_backup_for(context, database, backup, scope, moment)
+    identity = context.epoch_identity(choice.found)
     started = context.now()
     with context.reporter() as reporter:
-        result = drill(_request(context, database, found, identity, jobs), reporter)
-    path = _keep(context, found, identity, started, result)
+        result = drill(_request(context, database, choice, scope, identity, jobs), reporter)
+    path = _keep(context, choice, identity, started, result)
+    manifest = choice.found.manifest
     if context.as_json:
-        context.answer(_document(found.manifest, result, path))
+        context.answer(_document(choice, result, path))
     else:
-        _show(context, found.manifest, result)
+        _show(context, choice, result)
     if result.outcome is Outcome.FAILED:
         raise ProofFailed(
-            f"the drill of {found.manifest.backup} failed: {result.first_difference}",
+            f"the drill of {manifest.backup} failed: {result.first_difference}",
             hint="Try another backup (--backup) and find out what is wrong with this one; the"
             " evidence is kept in the repositories.",
         )
@@ -74,10 +86,24 @@ def drill_command(
     return ExitCode.ATTENTION if attention else ExitCode.DONE
 
 
+def _any_backup(context: Context, database: str) -> str:
+    def choose(listing: Listing) -> Manifest:
+        full = [one for one in listing.backups if one.kind is Kind.FULL]
+        if full:
+            return secrets.choice(full)
+        return choose_backup(listing, None, database=database, kinds={Kind.FULL})
+
+    return context.find(database, choose).manifest.backup
+
+
 def _request(
-    context: Context, database: str, found: Found, identity: X25519Identity, jobs: int | None
+    context: Context,
+    database: str,
+    choice: Choice,
+    scope: Scope,
+    identity: X25519Identity,
+    jobs: int | None,
 ) -> DrillRequest:
-    configured = context.config.databases.get(database)
     server = context.config.drills.server
     address = (
         Address.parse(configuration.resolve(server, "the URL of the server for drills"))
@@ -86,16 +112,17 @@ def _request(
     )
     return DrillRequest(
         restore=RestoreRequest(
-            manifest=found.manifest,
-            contents=open_contents(found.source, found.manifest, [identity]),
-            sealed=Sealed(found.source, [identity]),
+            manifest=choice.found.manifest,
+            contents=choice.contents,
+            sealed=Sealed(choice.found.source, [identity]),
             target=address or Address({}),
-            scope=Scope(critical=critical_tables(context, database)),
+            scope=scope,
+            journey=choice.journey,
             choose_client=context.choose_client,
             jobs=context.jobs(jobs),
             now=context.now,
         ),
-        checks=tuple(_check(one) for one in configured.checks) if configured else (),
+        checks=checks_of(context, database),
         server=address,
         bin_dirs=context.config.postgres_bin_dirs,
     )
@@ -107,26 +134,31 @@ def critical_tables(context: Context, database: str) -> tuple[TableName, ...]:
     return tuple(map(parse_table_name, configured.critical_tables)) if configured else ()
 
 
-def _check(one: CheckConfig) -> Check:
-    return Check(one.name, one.sql, one.expectation, one.minimum, one.maximum)
+def checks_of(context: Context, database: str) -> tuple[Check, ...]:
+    """What the configuration wants to be asked of the restored database."""
+    configured = context.config.databases.get(database)
+    return tuple(
+        Check(one.name, one.sql, one.expectation, one.minimum, one.maximum)
+        for one in (configured.checks if configured else ())
+    )
 
 
 def _keep(
     context: Context,
-    found: Found,
+    choice: Choice,
     identity: X25519Identity,
     started: datetime,
     result: DrillResult,
 ) -> str:
     """Put the evidence into every repository; what one cannot take is a notice."""
     proof = result.restored.proof if result.restored else None
-    details = result.details
+    details, found = result.details, choice.found
     head = Evidence(
         format=FORMAT,
         kind="drill",
         database=found.manifest.database,
         backup=found.manifest.backup,
-        moment=None,
+        moment=_time_of(choice),
         repository=found.repositories[0].name,
         started=started,
         seconds=round(result.seconds, 3),
@@ -153,8 +185,15 @@ def _keep(
     return path
 
 
-def _show(context: Context, manifest: Manifest, result: DrillResult) -> None:
+def _time_of(choice: Choice) -> datetime | None:
+    """The moment that was restored, if the journal was replayed to a time."""
+    moment = choice.journey.moment if choice.journey else None
+    return moment.time if isinstance(moment, AtTime) else None
+
+
+def _show(context: Context, choice: Choice, result: DrillResult) -> None:
     out, details = context.out, result.details
+    manifest = choice.found.manifest
     colour = {Outcome.PASSED: "green", Outcome.PARTIAL: "yellow", Outcome.FAILED: "red"}
     took = words.duration(result.seconds)
     out.print(
@@ -169,6 +208,12 @@ def _show(context: Context, manifest: Manifest, result: DrillResult) -> None:
             f" {words.count(proof.definitions, 'definition')},"
             f" {words.count(proof.sequences, 'sequence')}"
         )
+    if choice.journey is not None:
+        survey = choice.journey.survey
+        out.print(
+            f"replayed {words.count(survey.transactions, 'transaction')} to"
+            f" {escape(str(choice.journey.moment))}"
+        )
     for one in details.checks:
         mark = "[green]✓[/]" if one.passed else "[red]✗[/]"
         out.print(f"{mark} {escape(one.name)}: {escape(one.found)}")
@@ -181,11 +226,13 @@ def _show(context: Context, manifest: Manifest, result: DrillResult) -> None:
         out.print(f"[dim]and {left} more: see --json[/]")
 
 
-def _document(manifest: Manifest, result: DrillResult, path: str) -> dict[str, object]:
+def _document(choice: Choice, result: DrillResult, path: str) -> dict[str, object]:
     proof = result.restored.proof if result.restored else None
     details = result.details
     return {
-        "backup": manifest.backup,
+        "backup": choice.found.manifest.backup,
+        "moment": str(choice.journey.moment) if choice.journey else None,
+        "replayed": choice.journey.survey.transactions if choice.journey else 0,
         "outcome": result.outcome.value,
         "seconds": round(result.seconds, 3),
         "steps": [{"name": step.name, "seconds": step.seconds} for step in result.steps],

@@ -147,6 +147,7 @@ def _drills(
         (one.head.started, one.head.backup): one.head
         for repository in repositories
         for one in list_evidence(repository, name, partial(context.trusted, repository))
+        if one.head.kind == "drill"
     }
     return tuple(sorted(found.values(), key=lambda one: one.started, reverse=True))
 
