@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import datasets, grids, machine
+from benchmarks.capture import CaptureCost
 from benchmarks.changes import PART_PAGES, WORKLOADS, ChangeOptions, Changes
 from benchmarks.commands import (
     dump_directory,
@@ -36,7 +37,7 @@ from pgkeep.postgres.programs import choose_server
 from pgkeep.postgres.server import ScratchServer
 
 CONTESTS = ("backup", "big-table", "restore", "memory")
-SECTIONS = (*CONTESTS, "changes", "thirty-days")
+SECTIONS = (*CONTESTS, "changes", "thirty-days", "capture")
 _DAYS_PART_PAGES = (None, 4096)
 _MAJOR = 17
 _TARGET = "bench_target"
@@ -393,6 +394,10 @@ def _changes(arguments: argparse.Namespace, console: Console) -> list[Grid]:
             scale = arguments.scale
             days = ThirtyDays(server, folder, console, scale=scale, part_pages=_DAYS_PART_PAGES)
             more.append(days.grid())
+    if "capture" in arguments.only:
+        with _folder() as folder, _server() as server:
+            cost = CaptureCost(server, folder, console, arguments.runs)
+            more += cost.grids(scale=arguments.scale)
     return more
 
 
