@@ -538,6 +538,35 @@ def test_a_network_that_stalls_is_noticed_and_nothing_is_lost(
     assert numbers(reader) == [1, 2, 3, 4, 5]
 
 
+IMPATIENT = (
+    "from pgkeep.capture import capture; capture._PATIENCE_SECONDS = 3.0;"
+    " capture._SLOWEST_BYTES_PER_SECOND = 1 << 40\n" + MAIN
+)
+
+
+def test_a_connection_that_stays_open_and_silent_is_given_up(
+    workbench: Workbench, server: ScratchServer, new_database: NewDatabase, reader: JournalReader
+) -> None:
+    source = new_database()
+    with proxy_to(server.port) as proxy:
+        ready(workbench, source)
+        through = source.replace(f":{server.port}/", f":{proxy.port}/")
+        workbench.monkeypatch.setenv("SHOP_DATABASE_URL", through)
+        process = start(workbench, "capture", "shop", code=IMPATIENT)
+        tick(source, 1, 3)
+        wait_until(lambda: numbers(reader) == [1, 2, 3], "they are kept")
+        proxy.stalled = True
+        tick(source, 4, 5)
+        time.sleep(4)
+        proxy.stalled = False
+        wait_until(lambda: numbers(reader)[-1] == 5, "it connects again")
+        process.kill()
+        assert "was lost" in finished(process).err
+    wait_until_nobody_captures(source)
+    run_sql(source, "SELECT pg_drop_replication_slot('pgkeep_shop')")
+    assert numbers(reader) == [1, 2, 3, 4, 5]
+
+
 def test_a_huge_transaction_passes_in_bounded_memory(
     workbench: Workbench, server: ScratchServer, new_database: NewDatabase, reader: JournalReader
 ) -> None:

@@ -22,6 +22,7 @@ from pgkeep import __version__
 from pgkeep.capture import setup
 from pgkeep.capture.drift import CatalogWatch
 from pgkeep.capture.segments import SequenceWatch, Stretch, pack
+from pgkeep.capture.watchdog import watched
 from pgkeep.errors import (
     CaptureImpossible,
     DamagedObject,
@@ -53,6 +54,9 @@ _LOCK_CLASS = 0x70676B70  # "pgkp": one capture for each slot
 
 # Nothing that capture does may make others wait behind it for long.
 _LOCK_TIMEOUT_SECONDS = 0.5
+
+_PATIENCE_SECONDS = 900.0
+_SLOWEST_BYTES_PER_SECOND = 2_000_000
 
 # Each look at a slot writes a dozen lines into the server's log: quiet, where the role may.
 _FOR_THE_SESSION = (
@@ -109,12 +113,14 @@ class Capture:
         slot: Slot,
         tip: Segment,
         number: int,
+        alive: Callable[[], None],
     ) -> None:
         self._request = request
         self._connection = connection
         self._slot = slot
         self._tip = tip
         self._number = number
+        self._alive = alive
         self._sequences = SequenceWatch(lambda: _sequence_values(connection))
         self._publications = setup.publications(connection)
         self._catalog = CatalogWatch(connection)
@@ -131,6 +137,7 @@ class Capture:
 
         `SlotLost` if changes may be missing; any other error leaves everything as it was.
         """
+        self._alive()
         position = self._slot.position()
         state = self._checked_state()
         before, number = self._tip, self._number
@@ -199,7 +206,7 @@ class Capture:
         got = _Got()
         waiting: Stretch | None = None
         messages = self._slot.peek(_MESSAGES_AT_ONCE, since=self._tip.end)
-        for stretch in pack(got.counted(messages)):
+        for stretch in pack(got.counted(messages, self._alive)):
             if waiting is not None:
                 self._keep(waiting, waiting.last_commit or self._tip.covered)
             got.add(stretch)
@@ -240,6 +247,7 @@ class Capture:
         )
         self._tip = _store(self._request, head, bytes(stretch.body))
         self._kept_at = time.monotonic()
+        self._alive()
 
 
 def give_up_beyond_the_limit(slot: Slot, state: SlotState, limit_bytes: int) -> None:
@@ -261,10 +269,13 @@ class _Got:
     changes: int = 0
     schema_changes: int = 0
 
-    def counted(self, messages: Iterable[RawMessage]) -> Iterator[RawMessage]:
+    def counted(
+        self, messages: Iterable[RawMessage], alive: Callable[[], None]
+    ) -> Iterator[RawMessage]:
         """The messages, counted as they pass: also those that no segment keeps."""
         for message in messages:
             self.messages += 1
+            alive()
             yield message
 
     def add(self, stretch: Stretch) -> None:
@@ -335,8 +346,12 @@ def begin_capture(request: CaptureRequest, reporter: Reporter) -> Iterator[Begun
         elif found.slot is not None and found.slot.confirmed < tip.end:
             slot.advance(tip.end)  # it was kept, and then we were killed
         numbers = [name.sequence for name in names if name.chain == tip.chain]
-        capture = Capture(request, connection, slot, tip, max(numbers, default=tip.sequence))
-        yield Begun(capture, is_new, setup.tables_without_identity(connection))
+        number = max(numbers, default=tip.sequence)
+        # Decoding as much WAL as a slot may hold takes its time, in which nothing comes.
+        patience = max(_PATIENCE_SECONDS, request.slot_limit_bytes / _SLOWEST_BYTES_PER_SECOND)
+        with watched(connection, patience) as watchdog:
+            capture = Capture(request, connection, slot, tip, number, watchdog.alive)
+            yield Begun(capture, is_new, setup.tables_without_identity(connection))
 
 
 def _guard_session(connection: Connection) -> None:
