@@ -38,8 +38,8 @@ _LOCK_CLASS = 0x70676B70  # "pgkp": one capture for each slot
 # Nothing that capture does may make others wait behind it for long.
 _LOCK_TIMEOUT_SECONDS = 0.5
 
-# After so long without a sign of life a connection is ended; decoding all that a slot may hold takes
-# its time, in which nothing comes.
+# After so long without a sign of life a connection is ended; decoding all that a slot may hold
+# takes its time, in which nothing comes.
 _PATIENCE_SECONDS = 900.0
 _SLOWEST_BYTES_PER_SECOND = 2_000_000
 
