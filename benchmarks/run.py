@@ -19,6 +19,7 @@ from rich.table import Table
 
 from benchmarks import datasets, grids, machine, object_stores
 from benchmarks.arguments import CONTESTS, parse
+from benchmarks.capture import CaptureCost
 from benchmarks.changes import ChangeOptions, Changes
 from benchmarks.commands import (
     dump_directory,
@@ -412,6 +413,10 @@ def _changes(arguments: argparse.Namespace, console: Console) -> list[Grid]:
             scale = arguments.scale
             days = ThirtyDays(server, folder, console, scale=scale, part_pages=_DAYS_PART_PAGES)
             more.append(days.grid())
+    if "capture" in arguments.only:
+        with _folder() as folder, _server() as server:
+            cost = CaptureCost(server, folder, console, arguments.runs)
+            more += cost.grids(scale=arguments.scale)
     return more
 
 

@@ -290,7 +290,7 @@ class CaptureConfig(_Frozen):
 
     slot: str | None = Field(default=None, pattern=r"^[a-z0-9_]{1,63}$")
     """The name of the replication slot. Not set: `pgkeep_` and the name of the database."""
-    poll_seconds: float = Field(default=2, gt=0, le=600)
+    poll_seconds: float = Field(default=1, gt=0, le=600)
     """How often to ask for changes: together with storing them, this is what can be lost."""
     heartbeat_seconds: float = Field(default=60, gt=0, le=3600)
     """How often the journal says that nothing has changed."""

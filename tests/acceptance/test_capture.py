@@ -199,9 +199,9 @@ def test_killed_at_every_step_no_transaction_is_lost_or_doubled(
             if code == 0:
                 break
             assert code == -signal.SIGKILL
-            kills, step = kills + 1, step + 2
+            kills, step = kills + 1, step + 3
             wait_until_nobody_captures(source)
-    assert kills > 20
+    assert kills > 15
     capture(workbench)
     assert numbers(reader) == list(range(1, n + 1))
     assert len({run.chain for run in reader.runs}) == 1
@@ -534,6 +534,35 @@ def test_a_network_that_stalls_is_noticed_and_nothing_is_lost(
         wait_until(lambda: numbers(reader)[-1] == 5, "it connects again")
         process.kill()
         finished(process)
+    run_sql(source, "SELECT pg_drop_replication_slot('pgkeep_shop')")
+    assert numbers(reader) == [1, 2, 3, 4, 5]
+
+
+IMPATIENT = (
+    "from pgkeep.capture import beginning; beginning._PATIENCE_SECONDS = 3.0;"
+    " beginning._SLOWEST_BYTES_PER_SECOND = 1 << 40\n" + MAIN
+)
+
+
+def test_a_connection_that_stays_open_and_silent_is_given_up(
+    workbench: Workbench, server: ScratchServer, new_database: NewDatabase, reader: JournalReader
+) -> None:
+    source = new_database()
+    with proxy_to(server.port) as proxy:
+        ready(workbench, source)
+        through = source.replace(f":{server.port}/", f":{proxy.port}/")
+        workbench.monkeypatch.setenv("SHOP_DATABASE_URL", through)
+        process = start(workbench, "capture", "shop", code=IMPATIENT)
+        tick(source, 1, 3)
+        wait_until(lambda: numbers(reader) == [1, 2, 3], "they are kept")
+        proxy.stalled = True
+        tick(source, 4, 5)
+        time.sleep(4)
+        proxy.stalled = False
+        wait_until(lambda: numbers(reader)[-1] == 5, "it connects again")
+        process.kill()
+        assert "was lost" in finished(process).err
+    wait_until_nobody_captures(source)
     run_sql(source, "SELECT pg_drop_replication_slot('pgkeep_shop')")
     assert numbers(reader) == [1, 2, 3, 4, 5]
 

@@ -202,6 +202,18 @@ def test_a_role_with_few_rights_and_a_hostile_path_changes_the_schema(
         session.execute("CREATE TABLE public.mine (id int4 PRIMARY KEY); DROP TABLE public.mine;"
                         "CREATE TABLE public.mine (id int4 PRIMARY KEY)")  # fmt: skip
     assert "mine" in published(captured_server.url)
+    with psycopg.connect(captured_server.url, autocommit=True) as session:
+        session.execute(f"SET ROLE {role}".encode())
+        for call in (
+            "pgkeep.publish('public.t'::regclass, NULL, true)",
+            "pgkeep.publish('public.t'::regclass, 'pgkeep_changes_1', false)",
+            "pgkeep.emit('ddl_command_end', '', 'postgres', '', '[]')",
+            "pgkeep.record('ddl_command_end', '', 'postgres', '')",
+            "pgkeep.step_aside() /* unlogged t */",
+        ):
+            with pytest.raises(psycopg.Error):
+                session.execute(f"SELECT {call}".encode())
+    assert "t" in published(captured_server.url)
     run_sql(captured_server.url, f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 

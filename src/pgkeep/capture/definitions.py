@@ -79,6 +79,7 @@ CREATE_CHANGES = {
 
 
 def drop_publication(name: str) -> str:
+    """It is no error if there is none."""
     return f"DROP PUBLICATION IF EXISTS {name}"
 
 
@@ -115,7 +116,8 @@ EXCEPTION WHEN OTHERS THEN
     RAISE LOG 'pgkeep: publication of %: %', full_name, SQLERRM;
     RETURN SQLERRM;
 END
-$function$"""
+$function$;
+REVOKE ALL ON FUNCTION {SCHEMA}.publish FROM PUBLIC"""
 
 # It looks at `tables`, or at all. What was done, or could not be, is returned.
 KEEP_IN_STEP = f"""
@@ -157,6 +159,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $func
 DECLARE
     statement text := lower(current_query());
 BEGIN
+    PERFORM FROM pg_event_trigger_ddl_commands();  -- an error outside of event triggers
     IF strpos(statement, 'unlogged') > 0 THEN
         PERFORM set_config('pgkeep.stepping_aside', 'on', true);
         PERFORM {SCHEMA}.publish(p.oid, p.pubname, false)
@@ -196,7 +199,8 @@ BEGIN
         'session_role', session_user, 'search_path', path, 'at', clock_timestamp(),
         'objects', detail)::text);
 END
-$function$"""
+$function$;
+REVOKE ALL ON FUNCTION {SCHEMA}.emit FROM PUBLIC"""
 
 # What capture says itself of a change that nothing else has told of.
 NOTICE = f"""
@@ -244,7 +248,7 @@ BEGIN
                 UNION SELECT i.inhrelid FROM pg_inherits i JOIN tree ON i.inhparent = tree.oid)
             SELECT array_agg(oid) INTO tables FROM tree;
         END IF;
-        IF tag = 'ALTER TABLE' AND strpos(lower(current_query()), 'unlogged') > 0 THEN
+        IF strpos(lower(current_query()), 'unlogged') > 0 THEN
             PERFORM {SCHEMA}.keep_in_step();  -- those that have stepped aside
         END IF;
     ELSIF event = 'sql_drop' THEN

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pgkeep.capture.capture import Begun, Captured, CaptureRequest, begin_capture
+from pgkeep.capture.beginning import Begun, begin_capture
+from pgkeep.capture.capture import Captured, CaptureRequest
 from pgkeep.errors import (
     AuthenticationFailed,
     CaptureImpossible,

@@ -12,7 +12,8 @@ import rich_click as click
 from rich.markup import escape
 
 from pgkeep.backup.backup import BackupRequest, back_up
-from pgkeep.capture.capture import Begun, Captured, CaptureRequest, look, remove
+from pgkeep.capture.beginning import Begun, look, remove
+from pgkeep.capture.capture import Captured, CaptureRequest
 from pgkeep.capture.follow import Listener, follow
 from pgkeep.capture.setup import Setup
 from pgkeep.cli import words

@@ -1,0 +1,241 @@
+"""Beginning a capture: make ready what is missing, go on where the journal ends, or begin anew."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC
+
+import psycopg
+
+from pgkeep.capture import setup
+from pgkeep.capture.capture import (
+    Capture,
+    CaptureRequest,
+    give_up_beyond_the_limit,
+    store_segment,
+)
+from pgkeep.capture.watchdog import watched
+from pgkeep.errors import (
+    CaptureImpossible,
+    DamagedObject,
+    JournalInvalid,
+    NotAuthentic,
+    ObjectMissing,
+    SlotLost,
+)
+from pgkeep.events import Noticed, Reporter
+from pgkeep.model import FORMAT, Lsn, Segment, TableName
+from pgkeep.postgres.identity import server_identity
+from pgkeep.postgres.session import Connection, connect, lock_timeout_statement, translated
+from pgkeep.postgres.slot import Slot, SlotState
+from pgkeep.repository.journal import SegmentName, runs
+
+_LOCK_CLASS = 0x70676B70  # "pgkp": one capture for each slot
+
+# Nothing that capture does may make others wait behind it for long.
+_LOCK_TIMEOUT_SECONDS = 0.5
+
+# After so long without a sign of life a connection is ended; decoding all that a slot may hold
+# takes its time, in which nothing comes.
+_PATIENCE_SECONDS = 900.0
+_SLOWEST_BYTES_PER_SECOND = 2_000_000
+
+# Each look at a slot writes a dozen lines into the server's log: quiet, where the role may.
+_FOR_THE_SESSION = (
+    ("log_min_messages", "fatal"),
+    ("tcp_keepalives_idle", "30"),
+    ("tcp_keepalives_interval", "10"),
+    ("tcp_keepalives_count", "3"),
+    ("tcp_user_timeout", "60000"),
+    ("client_connection_check_interval", "5000"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """How a capture began."""
+
+    capture: Capture
+    is_new_chain: bool
+    """Whether nothing before this can be continued: the next backup is the first to do so."""
+    without_identity: tuple[TableName, ...]
+    """Tables whose updates and deletes cannot be captured."""
+
+
+def look(request: CaptureRequest) -> setup.Setup:
+    """What `begin_capture` would find and do. Changes nothing."""
+    with closing(connect(request.address)) as connection, translated(request.address):
+        return setup.look(connection, _slot(request, connection))
+
+
+def remove(request: CaptureRequest) -> None:
+    """Take everything out of the database again. The journal stays as it is."""
+    with closing(connect(request.address)) as connection, translated(request.address):
+        _lock(connection, request)
+        setup.remove(connection, _slot(request, connection))
+
+
+@contextmanager
+def begin_capture(request: CaptureRequest, reporter: Reporter) -> Iterator[Begun]:
+    """Make ready what is missing, and go on where the journal ends, or begin a new chain."""
+    with closing(connect(request.address)) as connection, translated(request.address):
+        _lock(connection, request)
+        slot = _slot(request, connection)
+        _guard_session(connection)
+        found = setup.look(connection, slot)
+        if found.slot is not None:  # before anything that may fail: who fails holds back WAL
+            _refuse_what_cannot_be_continued(request, slot, found, found.slot)
+        setup.make_ready(connection, found)
+        setup.put_in_step(connection)
+        request.copies.make_equal()
+        names = request.copies.names()
+        tip = _continued(request, connection, found.slot, names)
+        is_new = tip is None
+        if tip is None:
+            tip = _new_chain(request, connection, slot, reporter)
+        elif found.slot is not None and found.slot.confirmed < tip.end:
+            slot.advance(tip.end)  # it was kept, and then we were killed
+        numbers = [name.sequence for name in names if name.chain == tip.chain]
+        number = max(numbers, default=tip.sequence)
+        patience = max(_PATIENCE_SECONDS, request.slot_limit_bytes / _SLOWEST_BYTES_PER_SECOND)
+        with watched(connection, patience) as watchdog:
+            capture = Capture(request, connection, slot, tip, number, watchdog.alive)
+            yield Begun(capture, is_new, setup.tables_without_identity(connection))
+
+
+def _guard_session(connection: Connection) -> None:
+    """What keeps a capture from waiting for others, and the server from waiting for a dead one.
+
+    Whoever lost the connection can then take the slot again within a minute or so.
+    """
+    connection.execute(lock_timeout_statement(_LOCK_TIMEOUT_SECONDS).encode())
+    for name, value in _FOR_THE_SESSION:
+        try:
+            connection.execute("SELECT pg_catalog.set_config(%s, %s, false)", (name, value))
+        except psycopg.Error:  # not on this operating system, or not for this role
+            continue
+
+
+def _refuse_what_cannot_be_continued(
+    request: CaptureRequest, slot: Slot, found: setup.Setup, state: SlotState
+) -> None:
+    if not state.lost:
+        give_up_beyond_the_limit(slot, state, request.slot_limit_bytes)
+    if not found.publishes:
+        slot.drop()
+        raise SlotLost(f"slot {slot.name!r} was left without a publication, and read past changes")
+
+
+def _slot(request: CaptureRequest, connection: Connection) -> Slot:
+    return Slot(connection, request.slot, setup.PUBLICATIONS)
+
+
+def _lock(connection: Connection, request: CaptureRequest) -> None:
+    """One capture for each slot; the lock ends with the session."""
+    row = connection.execute(
+        "SELECT pg_catalog.pg_try_advisory_lock(%s, pg_catalog.hashtext(%s))",
+        (_LOCK_CLASS, request.slot),
+    ).fetchone()
+    if not row or not row[0]:
+        raise CaptureImpossible(
+            f"another capture reads slot {request.slot!r} just now",
+            hint="Let one host capture a database; a second one needs a slot of its own"
+            " (capture.slot).",
+        )
+
+
+def _continued(
+    request: CaptureRequest,
+    connection: Connection,
+    state: SlotState | None,
+    names: Sequence[SegmentName],
+) -> Segment | None:
+    """The newest segment, if the slot gives everything that comes after it."""
+    run = max(runs(names), key=lambda one: one.age, default=None)
+    if run is None or state is None or state.lost or state.confirmed > run.end:
+        return None
+    try:
+        trusted = [request.keys.signing_key().public]
+        tip = request.copies.read(run.segments[-1], trusted).head
+    except (NotAuthentic, DamagedObject, JournalInvalid, ObjectMissing):
+        return None  # not ours, or not whole
+    here = server_identity(connection)
+    same = (tip.system_identifier, tip.timeline) == (here.system_identifier, here.timeline)
+    return tip if same else None
+
+
+def _new_chain(
+    request: CaptureRequest, connection: Connection, slot: Slot, reporter: Reporter
+) -> Segment:
+    """A slot, if there is none that can be used, and an empty first segment where it begins."""
+    state = slot.state()
+    if state is not None and state.lost:
+        slot.drop()
+        state = None
+    start = state.confirmed if state is not None else _new_slot(connection, slot, reporter)
+    identity = server_identity(connection)
+    first = Segment(
+        format=FORMAT,
+        database=request.database,
+        chain=secrets.token_hex(8),
+        sequence=1,
+        previous="",
+        start=start,
+        end=start,
+        begins_whole=True,
+        ends_whole=True,
+        covered=slot.position().at.astimezone(UTC),
+        first_commit=None,
+        last_commit=None,
+        transactions=0,
+        changes=0,
+        schema_changes=0,
+        host="",
+        tool="",
+        server_version=_server_version(connection),
+        system_identifier=identity.system_identifier,
+        timeline=identity.timeline,
+        epoch="",
+        plain_bytes=0,
+        body_bytes=0,
+        body_sha256="",
+    )
+    stored = store_segment(request, first, b"")
+    reporter.report(
+        Noticed(
+            f"the journal of {request.database!r} begins anew at {start}",
+            "What can be reached from here on begins with the next backup.",
+        )
+    )
+    return stored
+
+
+def _new_slot(connection: Connection, slot: Slot, reporter: Reporter) -> Lsn:
+    """Wait as long as it takes, and say for whom."""
+    row = connection.execute(
+        "SELECT count(*), min(since) FROM ("
+        " SELECT xact_start AS since FROM pg_catalog.pg_stat_activity"
+        "  WHERE backend_xid IS NOT NULL AND datname IS NOT NULL"
+        " UNION ALL SELECT prepared FROM pg_catalog.pg_prepared_xacts) open"
+        " WHERE since < pg_catalog.clock_timestamp() - interval '5 seconds'"
+    ).fetchone()
+    if row and row[0]:
+        reporter.report(
+            Noticed(
+                f"a new slot has to wait for {row[0]} open transactions, the oldest since"
+                f" {row[1]:%Y-%m-%d %H:%M:%S} UTC",
+                "Look at pg_stat_activity and pg_prepared_xacts for who forgot to commit.",
+            )
+        )
+    connection.execute(lock_timeout_statement(0).encode())
+    start = slot.create()
+    connection.execute(lock_timeout_statement(_LOCK_TIMEOUT_SECONDS).encode())
+    return start
+
+
+def _server_version(connection: Connection) -> str:
+    row = connection.execute("SELECT pg_catalog.current_setting('server_version')").fetchone()
+    return str(row[0]) if row else ""
