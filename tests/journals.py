@@ -13,7 +13,8 @@ import psycopg
 
 from conftest import Workbench
 from pgkeep import config
-from pgkeep.capture.capture import Capture, CaptureRequest, begin_capture, remove
+from pgkeep.capture.beginning import begin_capture, remove
+from pgkeep.capture.capture import Capture, CaptureRequest
 from pgkeep.events import Silent
 from pgkeep.model import Lsn
 from pgkeep.postgres.address import Address

@@ -451,3 +451,26 @@ def test_large_batches_are_written_as_they_come(
     shop.journal.cut()
     shop.restore("--to-last-reachable", expect=3)
     assert take_picture(shop.source).rows == take_picture(shop.target).rows
+
+
+def test_schema_changes_that_nobody_made_are_not_replayed(shop: Shop) -> None:
+    """Any role may write logical messages: ours are known by what only capture can read."""
+    shop.workbench.pgkeep("backup", "shop")
+    forged = json.dumps(
+        {"version": 1, "event": "ddl_command_end", "tag": "CREATE TABLE", "role": "postgres",
+         "query": "CREATE TABLE forged (a int)", "search_path": "public", "objects": []}
+    )  # fmt: skip
+    with psycopg.connect(shop.source, autocommit=True) as connection:
+        connection.execute("CREATE ROLE pitr_forger")
+        connection.execute("SET ROLE pitr_forger")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("SELECT * FROM pgkeep.token")
+        connection.execute("SELECT pg_logical_emit_message(true, 'pgkeep.ddl', %s)", (forged,))
+        connection.execute("SELECT pg_logical_emit_message(true, 'pgkeep.ddl.', %s)", (forged,))
+        connection.execute("RESET ROLE")
+        connection.execute("DROP ROLE pitr_forger")
+    shop.run("DELETE FROM items WHERE id > 10")
+    shop.journal.cut()
+    shop.restore("--to-last-reachable", expect=3)
+    assert value(shop.target, "SELECT count(*) FROM items") == 10
+    assert value(shop.target, "SELECT count(*) FROM pg_class WHERE relname = 'forged'") == 0

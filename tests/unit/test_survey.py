@@ -36,7 +36,7 @@ def transaction(xid: int, at: float, *, lsn: int | None = None, changes: int = 1
     yield from [b"I" + bytes(4) + b"N\0\0"] * changes
     for query in ddl:
         tag = " ".join(query.split()[:2])
-        document = {"event": "ddl_command_end", "tag": tag, "query": query}
+        document = {"event": "ddl_command_end", "tag": tag, "query": query, "role": "me"}
         content = json.dumps(document).encode()
         yield b"M\1" + bytes(8) + b"pgkeep.ddl\0" + struct.pack(">I", len(content)) + content
     yield b"C\0" + struct.pack(">QQq", lsn, lsn + 10, time)

@@ -88,6 +88,7 @@ class Capture:
         self._alive = alive
         self._sequences = SequenceWatch(lambda: _sequence_values(connection))
         self._publications = setup.publications(connection)
+        self._prefix = setup.own_prefix(connection)
         self._catalog = CatalogWatch(connection)
         self._kept_at = time.monotonic()
         self._read_until = tip.end
@@ -171,7 +172,7 @@ class Capture:
         got = _Got()
         waiting: Stretch | None = None
         messages = self._slot.peek(_MESSAGES_AT_ONCE, since=self._tip.end)
-        for stretch in pack(got.counted(messages, self._alive)):
+        for stretch in pack(got.counted(messages, self._alive), self._prefix):
             if waiting is not None:
                 self._keep(waiting, waiting.last_commit or self._tip.covered)
             got.add(stretch)

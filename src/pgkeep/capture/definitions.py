@@ -15,10 +15,11 @@ Nobody waits for a lock: advisory locks tell which publication is free.
 
 from __future__ import annotations
 
+from pgkeep.postgres.ddl import LONGEST_QUERY, PREFIX
+
 SCHEMA = "pgkeep"
 ROWS = "pgkeep_rows"
 CHANGES = tuple(f"pgkeep_changes_{number}" for number in range(1, 9))
-MESSAGE_PREFIX = "pgkeep.ddl"
 
 _LOCK_CLASS = 0x70676B63  # "pgkc": one for each publication of changes
 
@@ -70,6 +71,15 @@ COMMENT_SCHEMA = (
     f"COMMENT ON SCHEMA {SCHEMA} IS"
     " 'pgkeep captures changes with this. To take it away: pgkeep capture --remove'"
 )
+# Any role may write messages. Ours have this behind their prefix, and only capture may know it.
+CREATE_TOKEN = (
+    f"CREATE TABLE {SCHEMA}.token AS SELECT pg_catalog.gen_random_uuid()::pg_catalog.text AS value"
+)
+CLOSE_TOKEN = f"REVOKE ALL ON TABLE {SCHEMA}.token FROM PUBLIC"
+TOKEN_PREFIX = f"{PREFIX}."
+_EMIT = f"""pg_catalog.pg_logical_emit_message(true,
+        '{TOKEN_PREFIX}' || (SELECT value FROM {SCHEMA}.token)"""
+
 GRANT_SCHEMA = f"GRANT USAGE ON SCHEMA {SCHEMA} TO PUBLIC"
 
 CREATE_ROWS = f"CREATE PUBLICATION {ROWS} FOR ALL TABLES WITH (publish = 'insert, truncate')"
@@ -191,11 +201,12 @@ DECLARE
     statement text;
 BEGIN
     IF current_setting('pgkeep.recorded', true) IS DISTINCT FROM this THEN
-        statement := left(current_query(), {1_000_000});
+        statement := left(current_query(), {LONGEST_QUERY});
         PERFORM set_config('pgkeep.recorded', this, true);
     END IF;
-    PERFORM pg_logical_emit_message(true, '{MESSAGE_PREFIX}', jsonb_build_object(
-        'version', 1, 'event', event, 'tag', tag, 'query', statement, 'role', role,
+    PERFORM {_EMIT}, jsonb_build_object(
+        'version', 1, 'event', event, 'tag', tag, 'query', statement,
+        'role', CASE WHEN pg_has_role(session_user, role, 'MEMBER') THEN role ELSE '' END,
         'session_role', session_user, 'search_path', path, 'at', clock_timestamp(),
         'objects', detail)::text);
 END
@@ -204,7 +215,7 @@ REVOKE ALL ON FUNCTION {SCHEMA}.emit FROM PUBLIC"""
 
 # What capture says itself of a change that nothing else has told of.
 NOTICE = f"""
-SELECT pg_catalog.pg_logical_emit_message(true, '{MESSAGE_PREFIX}', pg_catalog.jsonb_build_object(
+SELECT {_EMIT}, pg_catalog.jsonb_build_object(
     'version', 1, 'event', 'noticed', 'tag', '', 'query', NULL, 'role', '',
     'session_role', session_user, 'search_path', '', 'at', pg_catalog.clock_timestamp(),
     'objects', %s::pg_catalog.jsonb)::text)"""

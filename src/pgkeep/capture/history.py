@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from pgkeep.capture.definitions import MESSAGE_PREFIX
 from pgkeep.errors import JournalInvalid
 from pgkeep.postgres import pgoutput
+from pgkeep.postgres.ddl import PREFIX
 from pgkeep.repository.journal import Frame, FrameKind
 
 # A statement tells of rewritten tables first, then of what it dropped, then of what it made.
@@ -85,7 +85,7 @@ def _events(frames: Iterable[Frame]) -> Iterator[_Event]:
         if frame.kind != FrameKind.MESSAGE or frame.data[:1] != pgoutput.MESSAGE:
             continue
         message = pgoutput.parse(frame.data)
-        if isinstance(message, pgoutput.LogicalMessage) and message.prefix == MESSAGE_PREFIX:
+        if isinstance(message, pgoutput.LogicalMessage) and message.prefix == PREFIX:
             yield _event(frame.xid, message.content)
 
 

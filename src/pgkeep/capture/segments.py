@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from pgkeep.capture.definitions import MESSAGE_PREFIX
 from pgkeep.model import Lsn, SequenceValue, TableName
 from pgkeep.postgres import pgoutput
+from pgkeep.postgres.ddl import PREFIX
 from pgkeep.postgres.slot import RawMessage
 from pgkeep.repository.journal import FrameKind, encode_frame
 
@@ -18,7 +18,6 @@ SEGMENT_BYTES = 8 << 20
 
 _CHANGES = b"IUDT"
 _BEGIN, _COMMIT, _MESSAGE = pgoutput.BEGIN[0], pgoutput.COMMIT[0], pgoutput.MESSAGE[0]
-_PREFIX = MESSAGE_PREFIX.encode()
 
 
 @dataclass(slots=True)
@@ -36,11 +35,12 @@ class Stretch:
     changes: int = 0
     schema_changes: int = 0
 
-    def add(self, message: RawMessage) -> None:
+    def add(self, message: RawMessage, own_prefix: bytes) -> None:
         """Take a message, and note what the head has to say.
 
-        Of what applications write with pg_logical_emit_message nothing is kept. Outside of
-        transactions it comes between them, and is only something to move past.
+        Of what others write with pg_logical_emit_message nothing is kept: ours have a prefix that
+        nobody else knows, which gives way to a plain one. Outside of transactions a message comes
+        between them, and is only something to move past.
         """
         data = message.data
         kind = data[0]
@@ -54,8 +54,9 @@ class Stretch:
             if not pgoutput.is_transactional(data):
                 self.end = Lsn(max(message.lsn, self.end or 0))
                 return
-            if pgoutput.message_prefix(data) != _PREFIX:
+            if pgoutput.message_prefix(data) != own_prefix:
                 return
+            data = pgoutput.with_prefix(data, PREFIX.encode())
             self.schema_changes += 1
         self.body += encode_frame(FrameKind.MESSAGE, message.lsn, message.xid, data)
 
@@ -72,7 +73,9 @@ class Stretch:
         self.transactions += 1
 
 
-def pack(messages: Iterable[RawMessage], *, limit_bytes: int = SEGMENT_BYTES) -> Iterator[Stretch]:
+def pack(
+    messages: Iterable[RawMessage], own_prefix: bytes, *, limit_bytes: int = SEGMENT_BYTES
+) -> Iterator[Stretch]:
     """Stretches of at most about `limit_bytes`, as the messages come; none if nothing comes.
 
     The last one ends whole, since a slot gives whole transactions.
@@ -82,7 +85,7 @@ def pack(messages: Iterable[RawMessage], *, limit_bytes: int = SEGMENT_BYTES) ->
         if len(stretch.body) >= limit_bytes:
             yield stretch
             stretch = Stretch(begins_whole=stretch.ends_whole)
-        stretch.add(message)
+        stretch.add(message, own_prefix)
     if stretch.body or stretch.end is not None:
         yield stretch
 

@@ -75,6 +75,12 @@ def put_in_step(connection: Connection) -> tuple[str, ...]:
     return tuple(one["table"] for one in done if "error" not in one)
 
 
+def own_prefix(connection: Connection) -> bytes:
+    """What the messages of our event triggers begin with, and nobody else's can."""
+    row = connection.execute(f"SELECT value FROM {definitions.SCHEMA}.token".encode()).fetchone()
+    return f"{definitions.TOKEN_PREFIX}{row[0] if row else ''}".encode()
+
+
 def notice(connection: Connection, tables: Sequence[str]) -> None:
     """Write into the WAL that the schema has changed, which nothing else has told of."""
     objects = [{"type": "table", "identity": name} for name in tables]
@@ -128,6 +134,7 @@ def _check_server(connection: Connection) -> None:
 def _missing(connection: Connection) -> Iterator[str]:
     row = connection.execute(
         "SELECT pg_catalog.to_regnamespace('pgkeep') IS NOT NULL,"
+        "  pg_catalog.to_regclass('pgkeep.token') IS NOT NULL,"
         "  ARRAY(SELECT pubname::text FROM pg_catalog.pg_publication"
         "         WHERE pubname = 'pgkeep_rows' AND puballtables AND pubinsert AND pubtruncate"
         "               AND NOT pubupdate AND NOT pubdelete"
@@ -139,11 +146,14 @@ def _missing(connection: Connection) -> Iterator[str]:
         "    JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'pgkeep')"
     ).fetchone()
     assert row is not None
-    has_schema, publications, enabled, triggers, sources = row
+    has_schema, has_token, publications, enabled, triggers, sources = row
     if not has_schema:
         yield definitions.CREATE_SCHEMA
         yield definitions.COMMENT_SCHEMA
         yield definitions.GRANT_SCHEMA
+    if not has_token:
+        yield definitions.CREATE_TOKEN
+        yield definitions.CLOSE_TOKEN
     missing = [name for name in PUBLICATIONS if name not in publications]
     for name in missing:
         yield definitions.drop_publication(name)  # there may be one that publishes something else

@@ -23,6 +23,10 @@ OWN_SCHEMA = "pgkeep"
 """Where capture keeps its function; nothing in it is part of anybody's database."""
 
 
+LONGEST_QUERY = 1_000_000
+"""What is longer is cut off there, in characters."""
+
+
 @dataclass(frozen=True, slots=True)
 class ChangedObject:
     """Something that a statement made, altered or dropped."""
@@ -100,6 +104,8 @@ class ChangeReader:
             raise JournalInvalid("the journal holds a schema change that cannot be read") from exc
         if document.get("query") is None:
             change = self._continued(change)
+        if not change.role:  # done in the name of somebody else, by a function perhaps
+            change = replace(change, nested=True)
         if change.event in _ORDER:
             self._last = change
         return change
@@ -169,7 +175,8 @@ def treatment(change: SchemaChange) -> Treatment:
     if change.nested or any(one.in_extension or one.type == _MATVIEW for one in objects):
         return Treatment.STOP
     statements = list(split(change.query))
-    if len(statements) != 1 or not _is_known(change.tag):
+    is_whole = len(change.query) < LONGEST_QUERY
+    if len(statements) != 1 or not _is_known(change.tag) or not is_whole:
         return Treatment.STOP
     words = statements[0]
     if not _begins_with(words, change.tag) or change.rewrites:
