@@ -448,6 +448,8 @@ class Segment:
     transactions: int
     changes: int
     schema_changes: int
+    barriers: int
+    """Of the schema changes, those that a replay cannot do again: it stops before them."""
     host: str
     tool: str
     server_version: str

@@ -11,6 +11,7 @@ import os
 import random
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -474,3 +475,20 @@ def test_schema_changes_that_nobody_made_are_not_replayed(shop: Shop) -> None:
     shop.restore("--to-last-reachable", expect=3)
     assert value(shop.target, "SELECT count(*) FROM items") == 10
     assert value(shop.target, "SELECT count(*) FROM pg_class WHERE relname = 'forged'") == 0
+
+
+def test_any_second_of_the_window_that_status_shows_can_be_drilled(shop: Shop) -> None:
+    shop.workbench.pgkeep("backup", "shop")
+    for change in PLAIN_CHANGES[:6]:
+        shop.run(change)
+        time.sleep(0.5)
+    shop.journal.cut()
+    (status,) = json.loads(shop.workbench.pgkeep("status", "--offline", "--json").out)
+    assert len(status["windows"]) == 1
+    for _ in range(3):
+        drilled = shop.workbench.pgkeep("drill", "shop", "--random-moment", "--json", expect=3)
+        document = drilled.document
+        assert isinstance(document, dict)
+        assert document["outcome"] == "partial", "notes has no primary key"
+        assert document["moment"]
+        assert document["differences"] == []

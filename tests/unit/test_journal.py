@@ -66,9 +66,17 @@ def numbers(names: Sequence[SegmentName]) -> list[int]:
     st.booleans(),
     st.booleans(),
     st.booleans(),
+    st.booleans(),
 )
 def test_a_name_is_read_as_it_was_written(
-    sequence: int, start: int, end: int, at: datetime, begins: bool, ends: bool, schema: bool
+    sequence: int,
+    start: int,
+    end: int,
+    at: datetime,
+    begins: bool,
+    ends: bool,
+    schema: bool,
+    barrier: bool,
 ) -> None:
     name = replace(
         ONE,
@@ -78,7 +86,8 @@ def test_a_name_is_read_as_it_was_written(
         covered=at.replace(microsecond=0, tzinfo=UTC),
         begins_whole=begins,
         ends_whole=ends,
-        changes_schema=schema,
+        changes_schema=schema or barrier,
+        is_barrier=barrier,
     )
     assert SegmentName.parse(name.path) == name
 

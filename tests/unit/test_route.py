@@ -23,7 +23,7 @@ def segment(number: int, *, chain: str = "a" * 16, begins: bool = True, ends: bo
     """The nth minute, from LSN n*100 to n*100+100, unless it is said otherwise."""
     covered = minute(number if at is None else at)
     return SegmentName("shop", chain, number, Lsn(number * 100), Lsn(number * 100 + 100), covered,
-                       "0" * 16, "0" * 16, begins, ends, False, 10)  # fmt: skip
+                       "0" * 16, "0" * 16, begins, ends, size_bytes=10)  # fmt: skip
 
 
 def run(first: int, last: int, **more: str) -> Run:

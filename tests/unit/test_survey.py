@@ -19,7 +19,7 @@ NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
 EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 HEAD = Segment(
     1, "shop", "a" * 16, 1, "", Lsn(0), Lsn(10_000), True, True, NOON + timedelta(hours=1), None,
-    None, 0, 0, 0, "here", "pgkeep", "17", "1", 1, "e", 0, 0, "",
+    None, 0, 0, 0, 0, "here", "pgkeep", "17", "1", 1, "e", 0, 0, "",
 )  # fmt: skip
 
 

@@ -193,6 +193,7 @@ def _new_chain(
         transactions=0,
         changes=0,
         schema_changes=0,
+        barriers=0,
         host="",
         tool="",
         server_version=_server_version(connection),

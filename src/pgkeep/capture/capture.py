@@ -210,6 +210,7 @@ class Capture:
             transactions=stretch.transactions,
             changes=stretch.changes,
             schema_changes=stretch.schema_changes,
+            barriers=stretch.barriers,
         )
         self._tip = store_segment(self._request, head, bytes(stretch.body))
         self._kept_at = time.monotonic()

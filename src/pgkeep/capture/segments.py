@@ -9,7 +9,7 @@ from datetime import datetime
 
 from pgkeep.model import Lsn, SequenceValue, TableName
 from pgkeep.postgres import pgoutput
-from pgkeep.postgres.ddl import PREFIX
+from pgkeep.postgres.ddl import PREFIX, ChangeReader, Treatment, treatment
 from pgkeep.postgres.slot import RawMessage
 from pgkeep.repository.journal import FrameKind, encode_frame
 
@@ -34,6 +34,9 @@ class Stretch:
     transactions: int = 0
     changes: int = 0
     schema_changes: int = 0
+    barriers: int = 0
+    changes_of_schema: ChangeReader = field(default_factory=ChangeReader)
+    """Of the transaction under way, which may have begun in the stretch before."""
 
     def add(self, message: RawMessage, own_prefix: bytes) -> None:
         """Take a message, and note what the head has to say.
@@ -48,6 +51,7 @@ class Stretch:
             self.changes += 1
         elif kind == _BEGIN:
             self.ends_whole = False
+            self.changes_of_schema = ChangeReader()
         elif kind == _COMMIT:
             self._commit(data)
         elif kind == _MESSAGE:
@@ -57,13 +61,18 @@ class Stretch:
             if pgoutput.message_prefix(data) != own_prefix:
                 return
             data = pgoutput.with_prefix(data, PREFIX.encode())
-            self.schema_changes += 1
+            self._change_schema(pgoutput.content(data))
         self.body += encode_frame(FrameKind.MESSAGE, message.lsn, message.xid, data)
 
     def add_sequences(self, values: Sequence[SequenceValue]) -> None:
         """Take where sequences stand at the end of this stretch."""
         document = [[v.name.schema, v.name.name, v.last_value, v.is_called] for v in values]
         self.body += encode_frame(FrameKind.SEQUENCES, 0, 0, json.dumps(document).encode())
+
+    def _change_schema(self, content: bytes) -> None:
+        self.schema_changes += 1
+        change = self.changes_of_schema.take(content)
+        self.barriers += treatment(change) is Treatment.STOP
 
     def _commit(self, data: bytes) -> None:
         end, committed = pgoutput.commit_end(data)
@@ -84,7 +93,9 @@ def pack(
     for message in messages:
         if len(stretch.body) >= limit_bytes:
             yield stretch
-            stretch = Stretch(begins_whole=stretch.ends_whole)
+            stretch = Stretch(
+                begins_whole=stretch.ends_whole, changes_of_schema=stretch.changes_of_schema
+            )
         stretch.add(message, own_prefix)
     if stretch.body or stretch.end is not None:
         yield stretch

@@ -159,6 +159,11 @@ def is_transactional(data: bytes) -> bool:
     return bool(data[1] & 1)
 
 
+def content(data: bytes) -> bytes:
+    """Of a logical message, what it says."""
+    return data[data.index(b"\0", 10) + 5 :]
+
+
 def with_prefix(data: bytes, prefix: bytes) -> bytes:
     """A logical message with another prefix."""
     return data[:10] + prefix + data[data.index(b"\0", 10) :]

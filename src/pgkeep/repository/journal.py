@@ -5,7 +5,7 @@
 A segment is one file: a line, its signed head as JSON, the signature, and a sealed body. Its name
 tells where it belongs, so a listing alone shows what can be reached. A transaction that is too
 large for one lies in several, called `.first`, `.middle` and `.last` instead of `.segment`. One
-with a change of the schema has `-schema` before that.
+with a change of the schema has `-schema` before that, or `-barrier` if no replay gets past it.
 
 A crash may leave a `.first` that no `.last` follows; the next run goes on from the last whole
 segment with higher numbers, and what leads nowhere is passed over. So nothing is written twice.
@@ -36,7 +36,7 @@ _END_OF_SIGNATURE = b"-----END SSH SIGNATURE-----\n"
 _NO_DIGEST = "0" * 16
 _NAME = re.compile(
     r"(\d{10})-([0-9A-F]{16})-([0-9A-F]{16})-(\d{8}T\d{6}Z)-([0-9a-f]{16})-([0-9a-f]{16})"
-    r"(-schema)?\.(segment|first|middle|last)"
+    r"(-schema|-barrier)?\.(segment|first|middle|last)"
 )
 _ENDINGS = {(True, True): "segment", (True, False): "first", (False, False): "middle",
             (False, True): "last"}  # fmt: skip
@@ -112,6 +112,7 @@ class SegmentName:
     begins_whole: bool
     ends_whole: bool
     changes_schema: bool = False
+    is_barrier: bool = False
     size_bytes: int = 0
 
     @property
@@ -120,8 +121,14 @@ class SegmentName:
         return (
             f"{self.database}/journal/{self.chain}/{self.sequence:010}-{self.start:016X}"
             f"-{self.end:016X}-{self.covered:%Y%m%dT%H%M%SZ}-{self.previous}-{self.digest}"
-            f"{'-schema' if self.changes_schema else ''}.{ending}"
+            f"{self._mark}.{ending}"
         )
+
+    @property
+    def _mark(self) -> str:
+        if self.is_barrier:
+            return "-barrier"
+        return "-schema" if self.changes_schema else ""
 
     @property
     def is_first(self) -> bool:
@@ -145,6 +152,7 @@ class SegmentName:
             match[6],
             *_WHOLE_BY_ENDING[match[8]],
             match[7] is not None,
+            match[7] == "-barrier",
             size_bytes,
         )
 
@@ -163,6 +171,7 @@ class SegmentName:
             head.begins_whole,
             head.ends_whole,
             head.schema_changes > 0,
+            head.barriers > 0,
         )
 
 

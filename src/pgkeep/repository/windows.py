@@ -51,7 +51,7 @@ def reach(backups: Sequence[Manifest], runs: Sequence[Run]) -> Reach:
 
 
 def _window(backup: Manifest, run: Run) -> Window | None:
-    """What a backup and a run open: up to the first change of the schema after the backup.
+    """What a backup and a run open: up to the first schema change that cannot be done again.
 
     When in the time that it took the backup shows the database is not public: so its end counts.
     """
@@ -60,7 +60,7 @@ def _window(backup: Manifest, run: Run) -> Window | None:
     ends = run.covered
     before = run.begins
     for segment in run.segments:
-        if segment.changes_schema and segment.covered > backup.started:
+        if segment.is_barrier and segment.covered > backup.started:
             ends = before
             break
         before = segment.covered
