@@ -58,18 +58,33 @@ def _settings() -> Iterator[str]:
         ("[encryption]", config.EncryptionConfig),
         ("[backup]", config.BackupConfig),
         ("[retention]", config.RetentionConfig),
+        ("[schedule]", config.ScheduleConfig),
+        ("[databases.NAME.schedule]", config.DatabaseScheduleConfig),
+        ("[keeper]", config.KeeperConfig),
+        ("[watch]", config.WatchConfig),
+        ("[notify]", config.NotifyConfig),
+        ("[notify.mail]", config.MailConfig),
+        ("[notify.webhooks.NAME]", config.WebhookConfig),
         ("{ env | file | command }", config.SecretReference),
     )
     for title, model in tables:
-        rows = [f"| `{name}` | {_default(model, name)} | {_meaning(model, name)} |"
-                for name in model.model_fields if not _is_table(model, name)]  # fmt: skip
+        rows = [
+            f"| `{model.model_fields[name].alias or name}` | {_default(model, name)} |"
+            f" {_meaning(model, name)} |"
+            for name in model.model_fields
+            if not _is_table(model, name)
+        ]
         yield from ("", f"`{title}`", "", "| setting | default | meaning |", "|---|---|---|", *rows)
 
 
 def _is_table(model: type[BaseModel], name: str) -> bool:
-    return model is config.Config and name in (
-        "databases", "repositories", "encryption", "backup", "origin",
-    )  # fmt: skip
+    tables: dict[type[BaseModel], tuple[str, ...]] = {
+        config.Config: ("databases", "repositories", "encryption", "backup", "origin", "schedule",
+                        "keeper", "watch", "notify"),
+        config.DatabaseConfig: ("schedule",),
+        config.NotifyConfig: ("mail", "webhooks"),
+    }  # fmt: skip
+    return name in tables.get(model, ())
 
 
 def _default(model: type[BaseModel], name: str) -> str:

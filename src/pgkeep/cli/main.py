@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import traceback
@@ -16,6 +17,7 @@ from rich.markup import escape
 from pgkeep import __version__
 from pgkeep.errors import ExitCode, PgkeepError
 
+PARENT_VARIABLE = "PGKEEP_KEEPER_PID"
 _SIGNALLED = 128
 """Shells answer this plus the signal's number."""
 
@@ -39,6 +41,8 @@ COMMANDS = {
     "verify": "verify.verify_command",
     "prune": "prune.prune_command",
     "reseal": "reseal.reseal_command",
+    "schedule": "schedule.schedule_command",
+    "run": "run.run_command",
 }
 
 
@@ -75,6 +79,8 @@ def main() -> NoReturn:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # nohup has it ignored
             signal.signal(number, _end)
+    if PARENT_VARIABLE in os.environ:
+        import_module("pgkeep.keeper.children").end_with_parent()
     sys.exit(run(sys.argv[1:]))
 
 
