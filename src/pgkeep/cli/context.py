@@ -56,6 +56,7 @@ from pgkeep.sealing import (
 from pgkeep.stores import Store, StoreSettings, open_store
 
 IDENTITY_VARIABLE = "PGKEEP_IDENTITY"
+REASON_VARIABLE = "PGKEEP_REASON"
 PASSPHRASE_VARIABLE = "PGKEEP_PASSPHRASE"  # noqa: S105  (its name, not its value)
 SIGNER_COMMENT = "# pgkeep signer: "
 
@@ -516,6 +517,7 @@ def command_options(
                 trusted_fingerprints=values.pop("trusted_fingerprints", ()),
             )
             values.pop("debug")
+            values.pop("reason")  # for the ledger, which is written around every command
             return function(context, **values)
 
         wrapped: Callable[..., R] = run
@@ -583,6 +585,12 @@ def _shared(repository: bool, identity: bool, trust: bool) -> list[Callable[...,
         click.option("--json", "as_json", is_flag=True, help="Answer with one JSON document."),
         click.option("--quiet", is_flag=True, help="Show no progress."),
         click.option("--debug", is_flag=True, help="Show a traceback with an error."),
+        click.option(
+            "--reason",
+            metavar="TEXT",
+            envvar=REASON_VARIABLE,
+            help=f"Why, for the ledger (or {REASON_VARIABLE}).",
+        ),
     ]
     return options
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from pgkeep import __version__
+from pgkeep.cli.recording import recorded
 from pgkeep.errors import ExitCode, PgkeepError
 
 PARENT_VARIABLE = "PGKEEP_KEEPER_PID"
@@ -43,6 +44,7 @@ COMMANDS = {
     "reseal": "reseal.reseal_command",
     "schedule": "schedule.schedule_command",
     "run": "run.run_command",
+    "ledger": "ledger.ledger_command",
 }
 
 
@@ -57,7 +59,7 @@ class _Commands(rich_click.RichGroup):
         if not dot:
             return None
         command: click.Command = getattr(import_module(f"pgkeep.cli.commands.{module}"), name)
-        return command
+        return recorded(cmd_name, command)
 
 
 @rich_click.group(cls=_Commands)
