@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from pgkeep import config, errors
 from pgkeep.cli.main import pgkeep
+from pgkeep.keeper.metrics import METRICS
 
 TARGET = Path(__file__).with_name("reference.md")
 
@@ -27,7 +28,7 @@ _CODES = {
 def text() -> str:
     """The whole page."""
     lines = ["# Reference", "", "Made from the code by `make docs`; do not edit.", ""]
-    for part in (_commands(), _settings(), _exit_codes(), _errors()):
+    for part in (_commands(), _settings(), _metrics(), _exit_codes(), _errors()):
         lines += [*part, ""]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -104,6 +105,14 @@ def _meaning(model: type[BaseModel], name: str) -> str:
         if named and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
             return _cell(str(text.value.value))
     return ""
+
+
+def _metrics() -> Iterator[str]:
+    yield from ("## Metrics", "", "All are gauges.", "", "| metric | labels | meaning |")
+    yield "|---|---|---|"
+    for one in METRICS:
+        labels = ", ".join(f"`{label}`" for label in one.labels)
+        yield f"| `{one.name}` | {labels} | {_cell(one.meaning)} |"
 
 
 def _exit_codes() -> Iterator[str]:
