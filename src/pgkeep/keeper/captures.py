@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pgkeep.errors import PgkeepError
 from pgkeep.keeper.children import Child, Finished, Start
 
 _FIRST_PAUSE_SECONDS = 5.0
@@ -53,8 +54,7 @@ class Captures:
             if one.child is not None:
                 self._look(one, one.child, now)
             if one.child is None and now >= one.again:
-                one.child = self._start(f"capture-{name}", ("capture", name, "--yes", "--quiet"))
-                one.child.began = now
+                self._begin(name, one, now)
 
     def stop(self) -> None:
         """End all; what is not stored stays in the slot."""
@@ -63,6 +63,14 @@ class Captures:
             child.ask_to_end()
         for child in children:
             child.end(_END_SECONDS)
+
+    def _begin(self, name: str, one: _Follower, now: float) -> None:
+        try:
+            one.child = self._start(f"capture-{name}", ("capture", name, "--yes", "--quiet"))
+        except PgkeepError as exc:
+            one.problem, one.again = str(exc), now + one.pause
+        else:
+            one.child.began = now
 
     def _look(self, one: _Follower, child: Child, now: float) -> None:
         finished = child.poll()

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pgkeep.errors import StateUnwritable
+
 PARENT_VARIABLE = "PGKEEP_KEEPER_PID"
 _LOOK_SECONDS = 0.5
 _TAIL_BYTES = 64 << 10
@@ -49,18 +51,28 @@ class Finished:
 
 
 class Child:
-    """A command that runs. What it says goes to a file, that of the run before is kept beside."""
+    """A command that runs. What it says goes to a file, that of the run before is kept beside.
+
+    `StateUnwritable` if it cannot be begun.
+    """
 
     def __init__(self, name: str, arguments: tuple[str, ...], around: Surroundings) -> None:
         self.name = name
         self.began = time.monotonic()
         self._log = around.logs / f"{name}.log"
         self._answer = around.logs / f"{name}.json"
+        try:
+            self._process = self._begin(arguments, around)
+        except OSError as exc:  # a full disk, or no process left
+            reason = (exc.strerror or str(exc)).lower()
+            raise StateUnwritable(f"cannot begin {name}: {reason}") from exc
+
+    def _begin(self, arguments: tuple[str, ...], around: Surroundings) -> subprocess.Popen[bytes]:
         around.logs.mkdir(parents=True, exist_ok=True, mode=0o700)
         with suppress(OSError):
             self._log.replace(self._log.with_suffix(".log.1"))
         with _private(self._log) as log, _private(self._answer) as answer:
-            self._process = subprocess.Popen(
+            return subprocess.Popen(
                 [*around.program, *arguments, "--json", "--config", str(around.config)],
                 stdin=subprocess.DEVNULL,
                 stdout=answer,
@@ -68,7 +80,7 @@ class Child:
                 env={
                     **os.environ,
                     PARENT_VARIABLE: str(os.getpid()),
-                    "PGKEEP_REASON": f"keeper: {name}",
+                    "PGKEEP_REASON": f"keeper: {self.name}",
                 },
                 start_new_session=True,  # Ctrl-C is for us, and its workers end with it
             )

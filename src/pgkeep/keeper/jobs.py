@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from pgkeep.errors import PgkeepError
 from pgkeep.keeper.children import Child, Finished, Start
 from pgkeep.keeper.facts import DatabaseFacts
 from pgkeep.keeper.schedule import Due, Job, Past, Task, choose_due
@@ -122,10 +123,26 @@ class Jobs:
                     self._listener.remind(due.job)
                     state = state.with_past(due.job.name, Past(succeeded=now, attempted=now))
                 elif not self._shares_a_lane(due.job):
-                    child = self._start(due.job.name, due.job.arguments)
-                    self._running[due.job.name] = _Running(due, child, now)
-                    self._listener.began(due.job)
+                    state = self._begin(due, state, now)
         return state
+
+    def _begin(self, due: Due, state: KeeperState, now: datetime) -> KeeperState:
+        name = due.job.name
+        try:
+            child = self._start(name, due.job.arguments)
+        except PgkeepError as exc:
+            return self._note(state, due.job, now, now, Finished(1, str(exc), exc.code, None))
+        self._running[name] = _Running(due, child, now)
+        self._listener.began(due.job)
+        return state
+
+    def _note(
+        self, state: KeeperState, job: Job, began: datetime, ended: datetime, finished: Finished
+    ) -> KeeperState:
+        run = Run(began, ended, finished.exit_code, finished.error)
+        past = after(state.pasts.get(job.name, Past()), began, ended, finished)
+        self._listener.ended(job, run)
+        return state.with_past(job.name, past).with_run(job.name, run)
 
     def end_finished(self, state: KeeperState, now: datetime) -> KeeperState:
         """Take note of those that have ended; end those that take too long."""
@@ -138,10 +155,7 @@ class Jobs:
             if running.asked is not None:
                 limit = f"it took longer than {self._limit_seconds / 3600:g} h"
                 finished = replace(finished, exit_code=finished.exit_code or 1, error=limit)
-            run = Run(running.began, now, finished.exit_code, finished.error)
-            past = after(state.pasts.get(name, Past()), running.began, now, finished)
-            state = state.with_past(name, past).with_run(name, run)
-            self._listener.ended(running.due.job, run)
+            state = self._note(state, running.due.job, running.began, now, finished)
         return state
 
     def stop(self, seconds: float) -> None:

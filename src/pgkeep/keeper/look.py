@@ -52,6 +52,8 @@ class Looker:
                 databases[name] = self._look_at(name)
             except _Blind as exc:
                 blind[name] = str(exc)
+            except Exception as exc:  # an answer of a form that we do not know, a full disk
+                blind[name] = f"{type(exc).__name__}: {exc}"
         return Seen(databases, blind, tuple(disks(self._config)))
 
     def _look_at(self, name: str) -> DatabaseFacts:
