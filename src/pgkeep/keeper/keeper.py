@@ -61,6 +61,7 @@ class Keeper:
         self._state = self._file.load(request.now())
         self._saved: KeeperState | None = None
         self._last = request.now()
+        self._defect = ""
         start: Start = self._start
         self._telling = _Telling(config, reporter, request.now)
         self._jobs = Jobs(
@@ -77,10 +78,20 @@ class Keeper:
         self._save()  # first of all: what cannot be remembered must not begin
         try:
             while not stop.is_set():
-                self._step()
+                self._step_whatever_happens()
                 stop.wait(self._request.tick_seconds)
         finally:
             self._end(insist)
+
+    def _step_whatever_happens(self) -> None:
+        """A defect in one part must not end captures and backups: it is told, once."""
+        try:
+            self._step()
+        except Exception as exc:
+            text = f"unexpected {type(exc).__name__}: {exc}"
+            if text != self._defect:
+                self._reporter.report(Noticed(text, "This is a defect of pgkeep: report it."))
+            self._defect = text
 
     def _step(self) -> None:
         now = self._now()

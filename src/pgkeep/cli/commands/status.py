@@ -122,6 +122,7 @@ def status_command(context: Context, database: str | None, offline: bool) -> Exi
 def look_at(
     context: Context, name: str, repositories: Sequence[Repository], *, offline: bool
 ) -> DatabaseStatus:
+    """All that repositories, and unless `offline` the server, tell of a database."""
     listing = merge_listings([context.listing(one, name) for one in repositories])
     segments: dict[str, set[SegmentName]] = {
         one.name: set(Journal(one.store, name).names()) for one in repositories
