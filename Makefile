@@ -36,8 +36,8 @@ bench: setup ## pgkeep beside pg_dump and pg_restore, a table of ratios
 	$(BIN)/python -m benchmarks.run
 
 lock: ## renew the lock files (needs uv)
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra postgres --extra s3 --extra gcs -o requirements/run.lock pyproject.toml
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra postgres --extra s3 --extra gcs --group dev -o requirements/dev.lock pyproject.toml
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra postgres --extra s3 --extra gcs --extra apprise -o requirements/run.lock pyproject.toml
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra postgres --extra s3 --extra gcs --extra apprise --group dev -o requirements/dev.lock pyproject.toml
 
 clean: ## remove what make made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from pgkeep import config, errors
 from pgkeep.cli.context import IDENTITY_VARIABLE, PASSPHRASE_VARIABLE
 from pgkeep.cli.main import SIGNALLED, pgkeep
+from pgkeep.keeper.metrics import METRICS
 
 TARGET = Path(__file__).with_name("reference.md")
 
@@ -36,7 +37,14 @@ _VARIABLES = {
 def text() -> str:
     """The whole page."""
     lines = ["# Reference", "", "Made from the code by `make docs`; do not edit.", ""]
-    for part in (_commands(), _settings(), _variables(), _exit_codes(), _errors()):
+    for part in (
+        _commands(),
+        _settings(),
+        _variables(),
+        _metrics(),
+        _exit_codes(),
+        _errors(),
+    ):
         lines += [*part, ""]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -67,18 +75,33 @@ def _settings() -> Iterator[str]:
         ("[encryption]", config.EncryptionConfig),
         ("[backup]", config.BackupConfig),
         ("[retention]", config.RetentionConfig),
+        ("[schedule]", config.ScheduleConfig),
+        ("[databases.NAME.schedule]", config.DatabaseScheduleConfig),
+        ("[keeper]", config.KeeperConfig),
+        ("[watch]", config.WatchConfig),
+        ("[notify]", config.NotifyConfig),
+        ("[notify.mail]", config.MailConfig),
+        ("[notify.webhooks.NAME]", config.WebhookConfig),
         ("{ env | file | command }", config.SecretReference),
     )
     for title, model in tables:
-        rows = [f"| `{name}` | {_default(model, name)} | {_meaning(model, name)} |"
-                for name in model.model_fields if not _is_table(model, name)]  # fmt: skip
+        rows = [
+            f"| `{model.model_fields[name].alias or name}` | {_default(model, name)} |"
+            f" {_meaning(model, name)} |"
+            for name in model.model_fields
+            if not _is_table(model, name)
+        ]
         yield from ("", f"`{title}`", "", "| setting | default | meaning |", "|---|---|---|", *rows)
 
 
 def _is_table(model: type[BaseModel], name: str) -> bool:
-    return model is config.Config and name in (
-        "databases", "repositories", "encryption", "backup", "origin",
-    )  # fmt: skip
+    tables: dict[type[BaseModel], tuple[str, ...]] = {
+        config.Config: ("databases", "repositories", "encryption", "backup", "origin", "schedule",
+                        "keeper", "watch", "notify"),
+        config.DatabaseConfig: ("schedule",),
+        config.NotifyConfig: ("mail", "webhooks"),
+    }  # fmt: skip
+    return name in tables.get(model, ())
 
 
 def _default(model: type[BaseModel], name: str) -> str:
@@ -98,6 +121,14 @@ def _meaning(model: type[BaseModel], name: str) -> str:
         if named and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
             return _cell(str(text.value.value))
     return ""
+
+
+def _metrics() -> Iterator[str]:
+    yield from ("## Metrics", "", "All are gauges.", "", "| metric | labels | meaning |")
+    yield "|---|---|---|"
+    for one in METRICS:
+        labels = ", ".join(f"`{label}`" for label in one.labels)
+        yield f"| `{one.name}` | {labels} | {_cell(one.meaning)} |"
 
 
 def _exit_codes() -> Iterator[str]:

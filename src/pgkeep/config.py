@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from cronsim import CronSim, CronSimError
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ByteSize,
     ConfigDict,
@@ -124,6 +128,166 @@ def parse_size(text: str) -> int:
         ) from exc
 
 
+def _checked_cron(text: str) -> str:
+    """A cron expression, or nothing for never."""
+    if text:
+        if len(text.split()) != 5:
+            raise ValueError(f"{text!r} has not the five fields of a cron expression")
+        try:
+            CronSim(text, datetime(2026, 1, 1, tzinfo=UTC))
+        except CronSimError as exc:
+            raise ValueError(f"{text!r} is not a cron expression ({exc})") from exc
+    return text
+
+
+def _checked_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as exc:
+        raise ValueError(f"{name!r} is not a time zone such as UTC or Europe/Berlin") from exc
+    return name
+
+
+Cron = Annotated[str, AfterValidator(_checked_cron)]
+"""Minute, hour, day, month, weekday: `"0 6 * * *"`, `"0 8 * * SUN#1"`. Empty: never."""
+
+Zone = Annotated[str, AfterValidator(_checked_zone)]
+
+
+class ScheduleConfig(_Frozen):
+    """When the keeper does what, as cron expressions. An empty one means never."""
+
+    zone: Zone = "UTC"
+    """The time zone of the expressions, such as `Europe/Berlin`."""
+    jitter_seconds: float = Field(default=60, ge=0, le=3600)
+    """Up to so much later each run begins, lest all hosts begin at once."""
+    full: Cron = "0 6 * * *"
+    """A full backup, filed under daily."""
+    schema_: Cron = Field(default="0 12 * * *", alias="schema")
+    """A backup of the definitions."""
+    data: Cron = "0 18 * * *"
+    """A backup of the rows, filed under daily."""
+    weekly: Cron = "0 2 * * SUN"
+    """A full backup, filed under weekly."""
+    monthly: Cron = "30 2 1 * *"
+    """A full backup, filed under monthly."""
+    drill: Cron = "0 4 * * SUN"
+    """A restore of the newest backup, proven."""
+    recovery_test: Cron = "0 9 * * SUN#1"
+    """A restore of a backup chosen at random, proven."""
+    verify: Cron = "0 7 * * *"
+    """The health check of the repositories."""
+    sync: Cron = "20 * * * *"
+    """Repositories that fell behind catch up, where there are several."""
+    prune: Cron = "0 6 * * SUN"
+    """Retention."""
+    audit: Cron = "0 8 * * SUN#1"
+    """A reminder to look through the report of the month."""
+    review: Cron = "0 10 * * SUN#1"
+    """A reminder to review the strategy."""
+
+
+class DatabaseScheduleConfig(_Frozen):
+    """Where a database differs from `[schedule]`. Not set: as there. Empty: never."""
+
+    zone: Zone | None = None
+    """The time zone of this database's expressions."""
+    full: Cron | None = None
+    """A full backup, filed under daily."""
+    schema_: Cron | None = Field(default=None, alias="schema")
+    """A backup of the definitions."""
+    data: Cron | None = None
+    """A backup of the rows, filed under daily."""
+    weekly: Cron | None = None
+    """A full backup, filed under weekly."""
+    monthly: Cron | None = None
+    """A full backup, filed under monthly."""
+    drill: Cron | None = None
+    """A restore of the newest backup, proven."""
+    recovery_test: Cron | None = None
+    """A restore of a backup chosen at random, proven."""
+
+
+class KeeperConfig(_Frozen):
+    """How `pgkeep run` works."""
+
+    capture: bool = True
+    """Whether it captures the changes of every database (see `databases.NAME.capture`)."""
+    job_hours: float = Field(default=24, gt=0, le=720)
+    """A job that takes longer is ended."""
+    stop_seconds: float = Field(default=300, ge=0, le=86400)
+    """Asked to end, it waits this long for jobs that run, then ends them."""
+    watch_seconds: float = Field(default=300, ge=1, le=86400)
+    """How often it looks at databases and repositories."""
+    metrics: str | None = Field(default=None, pattern=r"^[^:/]*:\d{1,5}$|^\[[0-9a-f:]+\]:\d{1,5}$")
+    """Where Prometheus may ask: `127.0.0.1:9187`. Not set: nowhere."""
+
+
+class WatchConfig(_Frozen):
+    """What is told as an alert, besides objectives that are missed."""
+
+    late_minutes: float = Field(default=60, gt=0, le=1e6)
+    """A job that has not succeeded so long after its time is late."""
+    smaller_percent: float = Field(default=50, gt=0, le=100)
+    """A backup is told that is smaller than usual by more than this."""
+    larger_factor: float = Field(default=3, gt=1, le=1e6)
+    """A backup is told that is so many times larger than usual."""
+    slower_factor: float = Field(default=3, gt=1, le=1e6)
+    """A backup is told that took so many times longer than usual (and over a minute)."""
+    minimum_bytes: Size | None = None
+    """A full backup with less text than this is told, whatever is usual."""
+    slot_percent: float = Field(default=50, gt=0, le=100)
+    """The slot is told when it holds this share of its limit."""
+    disk_percent: float = Field(default=10, gt=0, lt=100)
+    """A disk of ours is told that has less than this free."""
+    expiry_days: float = Field(default=14, gt=0, le=3650)
+    """What expires within this is told."""
+    expires: dict[str, date] = Field(default_factory=dict)
+    """Credentials and certificates and the day on which they expire: `{ token = 2026-12-31 }`."""
+
+
+class MailConfig(_Frozen):
+    """A mail server to send alerts through."""
+
+    server: str
+    """Host and port: `smtp.example.com:587`."""
+    security: Literal["starttls", "tls", "none"] = "starttls"
+    """How the connection is encrypted. `none` only for a server on this machine."""
+    sender: str
+    """From whom."""
+    to: tuple[str, ...] = Field(min_length=1)
+    """To whom."""
+    user: str | None = None
+    """Not set: without logging in."""
+    password: Secret | None = None
+    """Goes with `user`."""
+
+
+class WebhookConfig(_Frozen):
+    """An address that is sent each alert as JSON."""
+
+    url: Secret
+    """Where to POST."""
+    secret: Secret | None = None
+    """Signs the body: `X-Pgkeep-Signature: t=TIME,v1=HMAC-SHA256 of TIME.BODY`."""
+
+
+class NotifyConfig(_Frozen):
+    """Who is told when something begins to be wrong, and when it is over."""
+
+    slack: tuple[Secret, ...] = ()
+    """Incoming webhooks of Slack."""
+    mail: MailConfig | None = None
+    webhooks: dict[Name, WebhookConfig] = Field(default_factory=dict)
+    apprise: tuple[Secret, ...] = ()
+    """URLs of apprise, for a hundred other services; needs the extra `pgkeep[apprise]`."""
+    minimum: Literal["warning", "critical"] = "warning"
+    """What is less severe is not told."""
+    ping: Secret | None = None
+    """A dead man's switch (healthchecks.io and its like): `{job}` in it becomes the job's name,
+    and `/start` or `/fail` is added."""
+
+
 class CheckConfig(_Frozen):
     """A question to the restored database, asked at each drill, whose answer is known."""
 
@@ -195,6 +359,9 @@ class DatabaseConfig(_Frozen):
     """Tables to restore first, as `schema.table`."""
     objectives: ObjectivesConfig = ObjectivesConfig()
     recovery: RecoveryConfig = RecoveryConfig()
+    schedule: DatabaseScheduleConfig = DatabaseScheduleConfig()
+    capture: bool | None = None
+    """Whether `pgkeep run` captures its changes. Not set: as `keeper.capture`."""
 
 
 class RepositoryConfig(_Frozen):
@@ -324,6 +491,10 @@ class Config(_Frozen):
     retention: RetentionConfig = RetentionConfig()
     capture: CaptureConfig = CaptureConfig()
     drills: DrillConfig = DrillConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    keeper: KeeperConfig = KeeperConfig()
+    watch: WatchConfig = WatchConfig()
+    notify: NotifyConfig = NotifyConfig()
     origin: Path | None = None
     """The file that this was read from."""
 
@@ -338,6 +509,11 @@ class Config(_Frozen):
                 hint=f"Add [databases.{name}] to {self.origin}, or use one of the names above.",
             ) from None
 
+    def captures(self, name: str) -> bool:
+        """Whether the keeper captures the changes of a database."""
+        wanted = self.databases[name].capture
+        return self.keeper.capture if wanted is None else wanted
+
     def inline_secrets(self) -> tuple[str, ...]:
         """The settings whose secret stands in the file itself: `databases.shop.url`."""
         urls = (
@@ -351,7 +527,20 @@ class Config(_Frozen):
             for key in ("secret_access_key", "session_token")
             if isinstance(getattr(repository, key), str)
         )
-        return (*urls, *keys)
+        return (*urls, *keys, *self._inline_in_notify())
+
+    def _inline_in_notify(self) -> Iterator[str]:
+        notify = self.notify
+        for key in ("slack", "apprise"):
+            if any(isinstance(one, str) for one in getattr(notify, key)):
+                yield f"notify.{key}"
+        if isinstance(notify.ping, str):
+            yield "notify.ping"
+        if notify.mail is not None and isinstance(notify.mail.password, str):
+            yield "notify.mail.password"
+        for name, webhook in notify.webhooks.items():
+            if isinstance(webhook.secret, str):
+                yield f"notify.webhooks.{name}.secret"
 
 
 def default_state_dir() -> Path:

@@ -340,3 +340,40 @@ class ReplayFailed(PgkeepError):
 
     code = "E074"
     usual_hint = "Restore to an earlier moment, or from another backup, and report this."
+
+
+# --- the keeper -----------------------------------------------------------------------------
+
+
+class KeeperRunning(PgkeepError):
+    """Another keeper runs with the same state folder."""
+
+    code = "E080"
+
+
+class StateUnwritable(PgkeepError):
+    """The keeper's own state cannot be kept."""
+
+    code = "E081"
+    usual_hint = "Check the disk and the rights of the state folder."
+
+
+class NotTold(PgkeepError):
+    """A message could not be delivered."""
+
+    code = "E082"
+    usual_hint = "The keeper tries again. Check the address and its secret."
+
+
+class LedgerBroken(PgkeepError):
+    """An entry of the ledger was edited, removed or cut off."""
+
+    code = "E083"
+    usual_hint = "Somebody or something changed the record: compare it with a copy, and ask who."
+
+
+class AddressTaken(PgkeepError):
+    """The address for metrics cannot be listened at."""
+
+    code = "E084"
+    usual_hint = "Choose another with --metrics HOST:PORT, or end what uses it."

@@ -36,7 +36,9 @@ def second(workbench: Workbench, url: str, *lines: str) -> None:
 def files(folder: Path) -> dict[str, bytes]:
     own = ("lock", "repo.json")
     found = (path for path in folder.rglob("*") if path.is_file() and path.name not in own)
-    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+    # Each has the anchors of the ledger that were written while it was there.
+    kept = (path for path in found if path.suffix != ".anchor")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in kept}
 
 
 def out_of_order(workbench: Workbench) -> str:

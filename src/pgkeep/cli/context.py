@@ -67,6 +67,7 @@ from pgkeep.sealing import (
 from pgkeep.stores import Store, StoreSettings, open_store
 
 IDENTITY_VARIABLE = "PGKEEP_IDENTITY"
+REASON_VARIABLE = "PGKEEP_REASON"
 PASSPHRASE_VARIABLE = "PGKEEP_PASSPHRASE"  # noqa: S105  (its name, not its value)
 SIGNER_COMMENT = "# pgkeep signer: "
 

@@ -15,8 +15,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from pgkeep import __version__
+from pgkeep.cli.recording import recorded
 from pgkeep.errors import ExitCode, PgkeepError
 
+PARENT_VARIABLE = "PGKEEP_KEEPER_PID"
 SIGNALLED = 128
 """Shells answer this plus the signal's number."""
 
@@ -44,6 +46,9 @@ COMMANDS = {
     "reseal": "reseal.reseal_command",
     "forget": "forget.forget",
     "policy": "policy.policy",
+    "schedule": "schedule.schedule_command",
+    "run": "run.run_command",
+    "ledger": "ledger.ledger_command",
 }
 
 
@@ -58,7 +63,7 @@ class _Commands(rich_click.RichGroup):
         if not dot:
             return None
         command: click.Command = getattr(import_module(f"pgkeep.cli.commands.{module}"), name)
-        return command
+        return recorded(cmd_name, command)
 
 
 @rich_click.group(cls=_Commands)
@@ -80,6 +85,8 @@ def main() -> NoReturn:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # nohup has it ignored
             signal.signal(number, _end)
+    if PARENT_VARIABLE in os.environ:
+        import_module("pgkeep.keeper.children").end_with_parent()
     code = run(sys.argv[1:])
     _leave_no_output_behind()
     sys.exit(code)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import rich_click as click
 
 from pgkeep import config as configuration
-from pgkeep.cli.context import IDENTITY_VARIABLE, Context
+from pgkeep.cli.context import IDENTITY_VARIABLE, REASON_VARIABLE, Context
 from pgkeep.errors import UsageError
 
 R = TypeVar("R")
@@ -39,6 +39,7 @@ def command_options(
                 trusted_fingerprints=values.pop("trusted_fingerprints", ()),
             )
             values.pop("debug")
+            values.pop("reason")  # for the ledger, which is written around every command
             return function(context, **values)
 
         wrapped: Callable[..., R] = run
@@ -111,6 +112,12 @@ def _shared(repository: bool, identity: bool, trust: bool) -> list[Callable[...,
         ),
         click.option("--quiet", is_flag=True, help="Show no progress."),
         click.option("--debug", is_flag=True, help="Show a traceback with an error."),
+        click.option(
+            "--reason",
+            metavar="TEXT",
+            envvar=REASON_VARIABLE,
+            help=f"Why, for the ledger (or {REASON_VARIABLE}).",
+        ),
     ]
     return options
 

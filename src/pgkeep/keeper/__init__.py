@@ -1,0 +1,1 @@
+"""The keeper: it runs by itself, and says when something is wrong."""
