@@ -22,7 +22,7 @@ demo: setup ## back up a real database, wreck it, restore it, prove it
 	$(BIN)/pgkeep demo
 
 test: setup ## all tests, on real PostgreSQL servers
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: setup ## format, lint and types
 	$(BIN)/ruff format --check src tests benchmarks docs

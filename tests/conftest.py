@@ -30,6 +30,15 @@ pytest.register_assert_rewrite("pgkeep.testing")
 
 _NUMBERS = itertools.count(1)
 
+_LONGEST_NAME = 20
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Fresh keys and seeds stay out of the tests' names, so that every worker has the same ones."""
+    is_long = isinstance(val, str) and len(val) > _LONGEST_NAME
+    return argname if is_long or isinstance(val, bytes) or argname == "seed" else None
+
+
 WHEELS = (17, 18)
 """The versions that always run; 16 and the system's own are added where there is one."""
 

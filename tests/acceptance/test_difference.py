@@ -90,6 +90,21 @@ def test_old_values_come_back_only_if_asked(workbench: Workbench, live: str) -> 
     assert found["Kunden"]["new"] == 1
 
 
+def test_ten_rows_come_back_by_a_condition(workbench: Workbench, live: str) -> None:
+    beside = ("--table", '"Kunden"', "--into-schema", "some")
+    restore = ("restore", "shop", "--target", live)
+    outcome = workbench.pgkeep(*restore, *beside, "--where", "\"näme\" LIKE 'Kunde 1%'")
+    assert "just those with" in outcome.out
+    with psycopg.connect(live) as connection:
+        rows = connection.execute('SELECT count(*) FROM some."Kunden"').fetchone()
+    assert rows == (11,)
+    refused = workbench.pgkeep(*restore, "--where", "true", expect=2)
+    assert "--into-schema" in refused.err
+    beside = ("--table", '"Kunden"', "--into-schema", "wrong")
+    failed = workbench.pgkeep(*restore, *beside, "--where", "no_column = 1", expect=1)
+    assert 'column "no_column" does not exist' in failed.err
+
+
 def test_tables_that_are_the_same_end_with_0(workbench: Workbench, live: str) -> None:
     load_statements(live, ("CREATE TABLE same (a int); CREATE TABLE recovered.same (a int)",))
     assert "the same rows" in workbench.pgkeep("diff", "--target", live, "--table", "same").out

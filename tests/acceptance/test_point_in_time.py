@@ -1,7 +1,7 @@
 """Back to any moment: what a transaction said of all tables when it committed is what is restored.
 
 For a long run: PGKEEP_TEST_TRANSACTIONS=5000 pytest tests/acceptance/test_point_in_time.py
-The name of a test has its seed, which PGKEEP_TEST_SEED sets.
+A test that fails prints its seed, which PGKEEP_TEST_SEED sets.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import random
 import secrets
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -152,6 +153,7 @@ def replay_looking(history: History, backup: str, chosen: set[int]) -> int:
 @pytest.mark.parametrize(("major", "transactions"), [(17, TRANSACTIONS), (18, TRANSACTIONS // 2)])
 def test_every_moment_comes_back_as_it_was(history: History, transactions: int, seed: int) -> None:
     """Several backups, some with transactions open; from each to many moments, at random."""
+    sys.stderr.write(f"PGKEEP_TEST_SEED={seed}\n")
     choose = random.Random(seed)
     workload, journal = history.workload, history.journal
     for _ in range(3):

@@ -9,10 +9,10 @@ from datetime import timedelta
 from pgkeep.cli.context import Context, Found
 from pgkeep.cli.options import refuse_together
 from pgkeep.errors import MomentUnreachable
-from pgkeep.model import Contents, Kind, Manifest
+from pgkeep.model import Contents, Kind, Manifest, TableName
 from pgkeep.recovery.journey import Journey, choose_journey
 from pgkeep.recovery.moment import AtEnd, AtTime, AtTransaction, Moment, parse_moment
-from pgkeep.recovery.plan import Scope, check_scope
+from pgkeep.recovery.plan import Scope, check_scope, parse_table_name
 from pgkeep.repository.journal import Journal, runs
 from pgkeep.repository.repository import (
     Listing,
@@ -92,6 +92,12 @@ def choose_backup_for(
         to_last_reachable=to_last_reachable,
     )
     return Choice(chosen.candidate, chosen.contents, chosen.journey)
+
+
+def critical_tables(context: Context, database: str) -> tuple[TableName, ...]:
+    """Those that the configuration wants back first."""
+    configured = context.config.databases.get(database)
+    return tuple(map(parse_table_name, configured.critical_tables)) if configured else ()
 
 
 def random_second(context: Context, database: str) -> AtTime:

@@ -175,7 +175,8 @@ class _Filling:
         )
 
     def result(self) -> Filled:
-        tables = [group.proof for group in self._groups if not group.damaged]
+        whole = [one for one in self._groups if not one.damaged and not one.tables[0].plan.where]
+        tables = [group.proof for group in whole]
         if self._objects is not None:
             tables.append(TableProof(LARGE_OBJECTS, *self._objects))
         return Filled(tuple(tables), frozenset(self._analyzed), tuple(self._lost))
@@ -219,6 +220,8 @@ class _Filling:
         for entry in table.plan.indexes:
             weight = table.plan.index_weight(entry)
             yield Task(table.rank, Urgency.INDEX, -weight, partial(self._index, table, entry))
+        if table.plan.where:
+            return
         size = table.plan.source.text_bytes
         yield Task(table.rank, Urgency.COMPARE, -size, partial(self._read_back, table))
 

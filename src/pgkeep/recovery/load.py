@@ -95,6 +95,8 @@ def load_part(
 ) -> RowSum:
     """Load one part, in one transaction that ends well only if the part's hash is right."""
     command = copy_in(table.load_name, table.source.columns)
+    if table.where:
+        command += f" WHERE ({table.where})"
     with sessions.borrow() as connection:
         return _copy(connection, command, sealed.text(part), part, str(table.name), seed, reporter)
 

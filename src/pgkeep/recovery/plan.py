@@ -47,6 +47,8 @@ class Scope:
     """Extensions that the target cannot have: what needs one is left out."""
     critical: tuple[TableName, ...] = ()
     """Tables to have back before all others."""
+    where: str = ""
+    """Of the one table, beside the live one, just the rows for which this SQL is true."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,8 @@ class TableRestore:
     indexes: tuple[Entry, ...] = ()
     is_critical: bool = False
     """Whether it goes before all that are not."""
+    where: str = ""
+    """Just the rows for which this SQL is true: they cannot be compared with what is stored."""
 
     @property
     def weight(self) -> int:
@@ -175,6 +179,11 @@ def check_scope(scope: Scope, kind: Kind) -> Scope:
             "another schema can be given for chosen tables of a backup with data only",
             hint="Add --table, or restore the whole into a database of its own.",
         )
+    if scope.where and (scope.into_schema is None or len(scope.tables) != 1):
+        raise UsageError(
+            "a condition goes with one table under another schema",
+            hint="Add --table TABLE and --into-schema SCHEMA.",
+        )
     return replace(
         scope, schema=scope.schema and kind.has_schema, data=scope.data and kind.has_data
     )
@@ -185,7 +194,7 @@ def plan_restore(contents: Contents, archive: Archive | None, scope: Scope) -> R
     selection = _selection(archive, scope)
     wanted = _with_rows(contents, selection, scope)
     if scope.into_schema is not None:
-        return _plan_beside(wanted, scope.into_schema)
+        return _plan_beside(wanted, scope.into_schema, scope.where)
     before, after = _entries(archive if scope.schema else None, selection)
     tables = _table_restores(
         archive if scope.schema else None, wanted if scope.data else (), frozenset(scope.critical)
@@ -207,8 +216,10 @@ def plan_restore(contents: Contents, archive: Archive | None, scope: Scope) -> R
     )
 
 
-def _plan_beside(wanted: tuple[TableContents, ...], schema: str) -> RestorePlan:
-    tables = tuple(TableRestore(table, TableName(schema, table.name.name)) for table in wanted)
+def _plan_beside(wanted: tuple[TableContents, ...], schema: str, where: str) -> RestorePlan:
+    tables = tuple(
+        TableRestore(table, TableName(schema, table.name.name), where=where) for table in wanted
+    )
     names = [table.name for table in tables]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UsageError(f"two of the tables would both become {twice}")

@@ -388,6 +388,11 @@ def _prove(run: Run, filled: Filled) -> proof.Proof:
         not_compared.append(
             "definitions: under another schema there are only columns, defaults and own constraints"
         )
+    not_compared += [
+        f"rows of table {table.name}: just those with {table.where}"
+        for table in run.plan.tables
+        if table.where
+    ]
     result = proof.Proof(
         filled.tables, len(run.plan.sequences), definitions, tuple(differences), tuple(not_compared)
     )

@@ -12,17 +12,17 @@ from rich.markup import escape
 from pgkeep import __version__
 from pgkeep import config as configuration
 from pgkeep.cli import words
-from pgkeep.cli.choice import Choice, choose_backup_for, random_second
+from pgkeep.cli.choice import Choice, choose_backup_for, critical_tables, random_second
 from pgkeep.cli.context import Context
 from pgkeep.cli.options import command_options, refuse_together
 from pgkeep.errors import ExitCode, ProofFailed
-from pgkeep.model import FORMAT, Kind, Manifest, TableName
+from pgkeep.model import FORMAT, Kind, Manifest
 from pgkeep.postgres.address import Address
 from pgkeep.recovery.checks import Check
 from pgkeep.recovery.drill import DrillRequest, DrillResult, drill
 from pgkeep.recovery.load import Sealed
 from pgkeep.recovery.moment import AtTime, parse_moment
-from pgkeep.recovery.plan import Scope, parse_table_name
+from pgkeep.recovery.plan import Scope
 from pgkeep.recovery.request import RestoreRequest
 from pgkeep.repository.evidence import Evidence, Outcome, seal_evidence
 from pgkeep.repository.repository import Listing, choose_backup
@@ -126,12 +126,6 @@ def _request(
         server=address,
         bin_dirs=context.config.postgres_bin_dirs,
     )
-
-
-def critical_tables(context: Context, database: str) -> tuple[TableName, ...]:
-    """Those that the configuration wants back first."""
-    configured = context.config.databases.get(database)
-    return tuple(map(parse_table_name, configured.critical_tables)) if configured else ()
 
 
 def checks_of(context: Context, database: str) -> tuple[Check, ...]:

@@ -16,9 +16,9 @@ from pgkeep import __version__
 from pgkeep import config as configuration
 from pgkeep.backup.backup import BackupRequest, back_up
 from pgkeep.cli import words
-from pgkeep.cli.choice import Choice, choose_backup_for
+from pgkeep.cli.choice import Choice, choose_backup_for, critical_tables
 from pgkeep.cli.commands.capture import slot_name
-from pgkeep.cli.commands.drill import checks_of, critical_tables
+from pgkeep.cli.commands.drill import checks_of
 from pgkeep.cli.commands.status import look_at
 from pgkeep.cli.context import Context
 from pgkeep.cli.options import command_options, refuse_together

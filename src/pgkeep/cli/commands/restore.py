@@ -8,7 +8,7 @@ import rich_click as click
 from rich.markup import escape
 
 from pgkeep.cli import words
-from pgkeep.cli.choice import choose_backup_for, chosen_moment
+from pgkeep.cli.choice import choose_backup_for, chosen_moment, critical_tables
 from pgkeep.cli.context import Context
 from pgkeep.cli.options import command_options, refuse_together
 from pgkeep.cli.target import target_address
@@ -71,6 +71,8 @@ def moment_options(function: click.decorators.FC) -> click.decorators.FC:
 )
 @scope_options
 @click.option("--into-schema", metavar="SCHEMA", help="Put the chosen tables under this schema.")
+@click.option("--where", metavar="SQL", help="Of one table, under another schema: just the rows for"
+              " which this is true.")  # fmt: skip
 @click.option("--no-owner", is_flag=True, help="Everything belongs to the role that restores.")
 @click.option("--no-privileges", is_flag=True, help="Restore no grants.")
 @click.option(
@@ -96,6 +98,7 @@ def restore_command(
     schema_only: bool,
     data_only: bool,
     into_schema: str | None,
+    where: str | None,
     no_owner: bool,
     no_privileges: bool,
     allow_non_empty: bool,
@@ -121,6 +124,8 @@ def restore_command(
         data=not schema_only,
         tables=tuple(parse_table_name(text) for text in tables),
         into_schema=None if into_schema is None else parse_schema_name(into_schema),
+        where=where or "",
+        critical=critical_tables(context, database),
     )
     moment = chosen_moment(to, before_transaction, to_last_reachable=to_last_reachable)
     if moment is not None:
