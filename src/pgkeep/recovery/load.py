@@ -98,7 +98,16 @@ def load_part(
     if table.where:
         command += f" WHERE ({table.where})"
     with sessions.borrow() as connection:
-        return _copy(connection, command, sealed.text(part), part, str(table.name), seed, reporter)
+        return _copy(
+            connection,
+            command,
+            sealed.text(part),
+            part,
+            str(table.name),
+            seed,
+            reporter,
+            takes_all=not table.where,
+        )
 
 
 def _copy(
@@ -109,6 +118,8 @@ def _copy(
     name: str,
     seed: int,
     reporter: Reporter,
+    *,
+    takes_all: bool = True,
 ) -> RowSum:
     digest = RowDigest(seed)
     before = 0
@@ -120,7 +131,8 @@ def _copy(
                 reporter.report(Progressed(STAGE, len(piece), digest.rows - before))
                 before = digest.rows
         result = digest.result()
-        if not cursor.rowcount == result.rows == part.rows:
+        taken = cursor.rowcount if takes_all else result.rows
+        if not taken == result.rows == part.rows:
             raise RestoreFailed(
                 f"{name}: {part.rows} rows were backed up, {result.rows} were sent, and the target"
                 f" took {cursor.rowcount}"
