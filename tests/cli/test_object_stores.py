@@ -175,3 +175,19 @@ def test_settings_reach_the_store_as_they_are(
         secret_access_key="b", session_token="t", credentials_file=Path("c"), timeout_seconds=5,
         attempts=2, upload_limit=1000, download_limit=2000, lock_folder=tmp_path / "locks",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["list", "verify", "sync", "status", "restore"])
+def test_one_that_opens_and_cannot_be_listed_keeps_nobody_from_the_others(
+    workbench: Workbench, shop: str, new_database: NewDatabase, rclone: S3Server, command: str
+) -> None:
+    with FaultProxy(rclone.endpoint) as proxy:
+        far = s3_lines(workbench, rclone, proxy.endpoint)
+        configure(workbench, "[repositories.far]", *far)
+        workbench.pgkeep("backup", "shop")
+        proxy.on(Answer(403, b"<Error><Code>AccessDenied</Code></Error>"), match="*list-type=2*")
+        options = ("shop", "--target", new_database()) if command == "restore" else ()
+        outcome = workbench.pgkeep(command, *options, expect=3)
+    assert "403 AccessDenied" in outcome.err
+    if command == "restore":
+        assert "equal to the backup" in outcome.out

@@ -12,6 +12,7 @@ import pytest
 from comparison import load_statements
 from conftest import Workbench
 from failures import SMALL_SHOP, told
+from pgkeep.stores import LocalStore
 
 
 @pytest.fixture
@@ -127,3 +128,13 @@ def test_a_forged_manifest_is_told(workbench: Workbench, shop: str) -> None:
 
 def test_a_size_that_is_none_is_refused(workbench: Workbench, shop: str) -> None:
     told(workbench.pgkeep("verify", "--read", "much", expect=None), "E002", exit_code=2)
+
+
+def test_one_that_is_busy_keeps_no_other_from_being_verified(
+    workbench: Workbench, shop: str
+) -> None:
+    with LocalStore(workbench.repository).exclusive("a backup"):
+        looked = workbench.pgkeep("verify", "--json", expect=3)
+    assert isinstance(looked.document, dict)
+    assert list(looked.document) == ["second"]
+    assert "another process" in looked.err
