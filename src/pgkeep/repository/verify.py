@@ -90,12 +90,16 @@ def verify(
     listing: Listing,
     siblings: Sequence[Repository],
     *,
+    everywhere: Sequence[Manifest] = (),
     read_bytes: int | None,
     dates: ReadingDates,
     now: Callable[[], datetime],
     heal: bool,
 ) -> Verified:
-    """Check a repository; `read_bytes` is how much to read of objects (None: all of them)."""
+    """Check a repository; `read_bytes` is how much to read of objects (None: all of them).
+
+    `everywhere` are the backups that the siblings have: one here may follow one of those.
+    """
     users = _users(listing.backups)
     items = {item.name: item for one in listing.backups for item in one.all_objects}
     lacking = repository.lacks(list(items.values()))
@@ -128,21 +132,30 @@ def verify(
         read_objects=read_objects,
         read_bytes=size,
         damage=damage,
-        problems=(*listing.problems, *broken_chains(listing.backups, repository.store.url)),
+        problems=(
+            *listing.problems,
+            *broken_chains(listing.backups, everywhere, repository.store.url),
+        ),
     )
 
 
-def broken_chains(backups: Sequence[Manifest], url: str) -> Iterator[PgkeepError]:
+def broken_chains(
+    backups: Sequence[Manifest], everywhere: Sequence[Manifest], url: str
+) -> Iterator[PgkeepError]:
     """Each manifest names the one before it: another in its place is told.
 
-    Pruned backups leave gaps, which are no fault.
+    Pruned backups leave gaps, which are no fault; and where repositories were down in turn, two
+    backups have one number, of which the next follows either.
     """
-    known = {(one.database, one.sequence): one for one in backups}
+    known: dict[tuple[str, int], dict[str, BackupId]] = {}
+    for one in {*backups, *everywhere}:
+        digest = sha256(dump_manifest(one)).hexdigest()
+        known.setdefault((one.database, one.sequence), {})[digest] = one.backup
     for one in backups:
-        before = known.get((one.database, one.sequence - 1))
-        if before is not None and sha256(dump_manifest(before)).hexdigest() != one.previous:
+        before = known.get((one.database, one.sequence - 1), {})
+        if before and one.previous not in before:
             yield DamagedObject(
-                f"backup {one.backup} in {url} follows another than {before.backup}",
+                f"backup {one.backup} in {url} follows another than {min(before.values())}",
                 hint="Two hosts may back up one database, or a backup was put in another's place.",
             )
 

@@ -15,7 +15,7 @@ from pgkeep.config import parse_size
 from pgkeep.errors import ExitCode, PgkeepError, StoreError
 from pgkeep.model import BackupId
 from pgkeep.repository.journal_upkeep import VerifiedJournal, journals_of, verify_journal
-from pgkeep.repository.repository import Listing, Repository
+from pgkeep.repository.repository import Listing, Repository, merge_listings
 from pgkeep.repository.sync import Missing
 from pgkeep.repository.verify import Damage, ReadingDates, Verified, verify
 
@@ -40,6 +40,7 @@ def verify_command(context: Context, read: str | None, no_heal: bool) -> ExitCod
     opened = context.repositories()
     listings = context.listings(opened, None)
     repositories = tuple(one for one in opened if one.name in listings)
+    everywhere = merge_listings(list(listings.values())).backups
     done: dict[str, Verified] = {}
     journals: dict[str, dict[str, VerifiedJournal]] = {}
     broken: list[PgkeepError] = []
@@ -53,6 +54,7 @@ def verify_command(context: Context, read: str | None, no_heal: bool) -> ExitCod
                     repository,
                     listings[repository.name],
                     siblings,
+                    everywhere=everywhere,
                     read_bytes=limit,
                     dates=dates,
                     now=context.now,
