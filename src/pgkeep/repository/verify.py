@@ -14,11 +14,23 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 
-from pgkeep.errors import ConfigurationError, DamagedObject, ObjectMissing, PgkeepError, StoreError
+from pgkeep.errors import (
+    ConfigurationError,
+    DamagedObject,
+    ObjectMissing,
+    PgkeepError,
+    StoreError,
+    StoreUnavailable,
+)
 from pgkeep.model import BackupId, Manifest, ObjectName, StoredObject
 from pgkeep.repository.manifests import dump_manifest
 from pgkeep.repository.objects import ObjectSource
 from pgkeep.repository.repository import Listing, Repository
+
+# So much is read again at most where a verify was killed.
+_NOTED_BYTES = 256 << 20
+# After so many objects in a row that a server does not answer for, it is down.
+_UNANSWERED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,18 +117,8 @@ def verify(
     lacking = repository.lacks(list(items.values()))
     found = {item.name: problem for item in lacking if (problem := _absence(repository, item))}
     present = [item for item in items.values() if item.name not in found]
-    right: list[ObjectName] = []
-    read_objects = size = 0
-    for item in _to_read(present, dates.last_read(repository.store.url), read_bytes):
-        read_objects += 1
-        size += item.size_bytes
-        try:
-            repository.source.fetch(item)
-        except (DamagedObject, StoreError) as exc:
-            found[item.name] = exc.message
-        else:
-            right.append(item.name)
-    dates.note(repository.store.url, right, now())
+    read = list(_to_read(present, dates.last_read(repository.store.url), read_bytes))
+    found |= _read(repository, read, dates, now)
     damage = tuple(
         Damage(
             items[name],
@@ -129,14 +131,48 @@ def verify(
     return Verified(
         backups=len(listing.backups),
         objects=len(items),
-        read_objects=read_objects,
-        read_bytes=size,
+        read_objects=len(read),
+        read_bytes=sum(item.size_bytes for item in read),
         damage=damage,
         problems=(
             *listing.problems,
             *broken_chains(listing.backups, everywhere, repository.store.url),
         ),
     )
+
+
+def _read(
+    repository: Repository,
+    items: Sequence[StoredObject],
+    dates: ReadingDates,
+    now: Callable[[], datetime],
+) -> dict[ObjectName, str]:
+    """What is wrong with those that are; what was right is noted on the way, however this ends.
+
+    A server that does not answer for several in a row is down, and no object damaged by that.
+    """
+    wrong: dict[ObjectName, str] = {}
+    right: list[ObjectName] = []
+    unanswered = unnoted_bytes = 0
+    try:
+        for item in items:
+            try:
+                repository.source.fetch(item)
+            except (DamagedObject, StoreError) as exc:
+                wrong[item.name] = exc.message
+                unanswered = unanswered + 1 if isinstance(exc, StoreUnavailable) else 0
+                if unanswered == _UNANSWERED:
+                    raise
+            else:
+                unanswered = 0
+                right.append(item.name)
+                unnoted_bytes += item.size_bytes
+            if unnoted_bytes >= _NOTED_BYTES:
+                dates.note(repository.store.url, right, now())
+                right, unnoted_bytes = [], 0
+    finally:
+        dates.note(repository.store.url, right, now())
+    return wrong
 
 
 def broken_chains(
