@@ -369,7 +369,7 @@ class RepositoryConfig(_Frozen):
 
     url: str
     """`file:///absolute/path`, `s3://bucket/folder` or `gs://bucket/folder`."""
-    kinds: tuple[Kind, ...] = tuple(Kind)
+    kinds: tuple[Kind, ...] = Field(default=tuple(Kind), min_length=1)
     """Which kinds of backups go there: `full`, `schema`, `data`."""
     required: bool = False
     """Whether a backup fails without it. If not, the others go on, and `pgkeep sync` catches up."""

@@ -91,12 +91,12 @@ def test_old_values_come_back_only_if_asked(workbench: Workbench, live: str) -> 
 
 
 def test_ten_rows_come_back_by_a_condition(workbench: Workbench, live: str) -> None:
-    beside = ("--table", '"Kunden"', "--into-schema", "some")
+    beside = ("--table", '"Kunden"', "--into-schema", "picked")
     restore = ("restore", "shop", "--target", live)
     outcome = workbench.pgkeep(*restore, *beside, "--where", "\"näme\" LIKE 'Kunde 1%'")
     assert "just those with" in outcome.out
     with psycopg.connect(live) as connection:
-        rows = connection.execute('SELECT count(*) FROM some."Kunden"').fetchone()
+        rows = connection.execute('SELECT count(*) FROM picked."Kunden"').fetchone()
     assert rows == (11,)
     refused = workbench.pgkeep(*restore, "--where", "true", expect=2)
     assert "--into-schema" in refused.err

@@ -63,7 +63,9 @@ def test_a_restore_tells_of_its_stages(
     workbench: Workbench, shop: str, new_database: NewDatabase
 ) -> None:
     outcome = workbench.pgkeep("restore", "shop", "--target", new_database(), "--json")
-    assert stages(outcome) == ["checking", "defining", "restoring", "finishing", "proving"]
+    assert stages(outcome) == [
+        "checking", "defining", "restoring", "finishing", "settling", "proving",
+    ]  # fmt: skip
     assert document(outcome)["proven"] is True
 
 

@@ -15,6 +15,9 @@ from fault_proxy import Answer, FaultProxy
 from object_servers import ACCESS_KEY, SECRET_KEY, GcsServer, S3Server
 from pgkeep.cli.context import store_settings
 from pgkeep.config import RepositoryConfig
+from pgkeep.model import ObjectName, StoredObject
+from pgkeep.repository.objects import ObjectSource
+from pgkeep.repository.verify import ReadingDates
 from pgkeep.stores import StoreSettings
 
 NewDatabase = Callable[[], str]
@@ -175,3 +178,56 @@ def test_settings_reach_the_store_as_they_are(
         secret_access_key="b", session_token="t", credentials_file=Path("c"), timeout_seconds=5,
         attempts=2, upload_limit=1000, download_limit=2000, lock_folder=tmp_path / "locks",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["list", "verify", "sync", "status", "restore"])
+def test_one_that_opens_and_cannot_be_listed_keeps_nobody_from_the_others(
+    workbench: Workbench, shop: str, new_database: NewDatabase, rclone: S3Server, command: str
+) -> None:
+    with FaultProxy(rclone.endpoint) as proxy:
+        far = s3_lines(workbench, rclone, proxy.endpoint)
+        configure(workbench, "[repositories.far]", *far)
+        workbench.pgkeep("backup", "shop")
+        proxy.on(Answer(403, b"<Error><Code>AccessDenied</Code></Error>"), match="*list-type=2*")
+        options = ("shop", "--target", new_database()) if command == "restore" else ()
+        outcome = workbench.pgkeep(command, *options, expect=3)
+    assert "403 AccessDenied" in outcome.err
+    if command == "restore":
+        assert "equal to the backup" in outcome.out
+
+
+def test_a_server_that_goes_down_while_it_is_verified_damages_nothing(
+    workbench: Workbench, shop: str, rclone: S3Server
+) -> None:
+    """It is told to be down, after a few objects; what was read before counts as read."""
+    with FaultProxy(rclone.endpoint) as proxy:
+        far = s3_lines(workbench, rclone, proxy.endpoint)
+        configure(workbench, "[repositories.far]", *far, "attempts = 1")
+        workbench.pgkeep("backup", "shop")
+        proxy.clear()
+        proxy.on(Answer(503), method="GET", match="*/objects/*")
+        looked = workbench.pgkeep("verify", "--read", "all", "--json", expect=3)
+        assert isinstance(looked.document, dict)
+        assert list(looked.document) == ["local"]
+        assert looked.document["local"]["whole"] is True
+        assert len([one for one in proxy.requests if "/objects/" in one.path]) == 3
+    assert "503" in looked.err
+
+
+def test_what_was_read_before_a_verify_was_interrupted_counts(
+    workbench: Workbench, shop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workbench.pgkeep("backup", "shop")
+    fetch = ObjectSource.fetch
+    fetched: list[ObjectName] = []
+
+    def interrupted(source: ObjectSource, item: StoredObject) -> bytes:
+        if len(fetched) == 2:
+            raise KeyboardInterrupt
+        fetched.append(item.name)
+        return fetch(source, item)
+
+    monkeypatch.setattr(ObjectSource, "fetch", interrupted)
+    workbench.pgkeep("verify", "--read", "all", expect=130)
+    dates = ReadingDates(workbench.state / "verified.sqlite")
+    assert set(dates.last_read(workbench.repository.as_uri())) == set(fetched)

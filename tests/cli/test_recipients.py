@@ -312,3 +312,17 @@ def test_without_a_backup_there_is_nothing_to_seal_anew(workbench: Workbench, so
     workbench.init(source)
     configure(workbench, "[repositories.other]", f'url = "{(workbench.folder / "o").as_uri()}"')
     told(workbench.pgkeep("reseal", expect=None), "E064")
+
+
+def test_a_repository_that_was_out_of_reach_is_not_sealed_anew_in_silence(
+    workbench: Workbench, source: str
+) -> None:
+    """Whoever was shut out opens its backups still."""
+    workbench.init(source)
+    workbench.pgkeep("backup", "shop")
+    (workbench.folder / "file").write_text("not a folder")
+    other = (workbench.folder / "file" / "second").as_uri()
+    configure(workbench, "[repositories.other]", f'url = "{other}"')
+    outcome = workbench.pgkeep("reseal", expect=3)
+    assert "sealed to 1 recipient, in local" in outcome.out
+    assert "file/second" in outcome.err

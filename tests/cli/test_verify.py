@@ -12,6 +12,7 @@ import pytest
 from comparison import load_statements
 from conftest import Workbench
 from failures import SMALL_SHOP, told
+from pgkeep.stores import LocalStore
 
 
 @pytest.fixture
@@ -127,3 +128,31 @@ def test_a_forged_manifest_is_told(workbench: Workbench, shop: str) -> None:
 
 def test_a_size_that_is_none_is_refused(workbench: Workbench, shop: str) -> None:
     told(workbench.pgkeep("verify", "--read", "much", expect=None), "E002", exit_code=2)
+
+
+def test_backups_made_while_repositories_were_down_in_turn_harm_no_chain(
+    workbench: Workbench, shop: str
+) -> None:
+    """Each got a second backup that the other did not see; a third follows one of them."""
+    for here in (workbench.repository, second(workbench)):
+        away = here.with_name("away")
+        here.rename(away)
+        here.touch()  # a place where nothing can be read or written
+        workbench.pgkeep("backup", "shop", expect=3)
+        here.unlink()
+        away.rename(here)
+    workbench.pgkeep("backup", "shop")
+    looked = verified(workbench, expect=3)  # each lacks one of the others
+    assert [item["problems"] for item in looked.values()] == [[], []]
+    workbench.pgkeep("sync")
+    assert [item["problems"] for item in verified(workbench, expect=0).values()] == [[], []]
+
+
+def test_one_that_is_busy_keeps_no_other_from_being_verified(
+    workbench: Workbench, shop: str
+) -> None:
+    with LocalStore(workbench.repository).exclusive("a backup"):
+        looked = workbench.pgkeep("verify", "--json", expect=3)
+    assert isinstance(looked.document, dict)
+    assert list(looked.document) == ["second"]
+    assert "another process" in looked.err

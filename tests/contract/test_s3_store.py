@@ -384,3 +384,20 @@ def test_an_object_without_a_lock_is_told_from_one_that_may_not_be_asked_for(
         proxy.on(Answer(403), match="*[?]retention*")
         with pytest.raises(StoreAccessDenied):
             store.locked_until("a")
+
+
+@pytest.mark.parametrize("call", ["get", "size"])
+def test_what_is_denied_and_not_listed_is_missing(rclone: S3Server, call: str) -> None:
+    """As S3 answers for a missing object where the key may list a part of the bucket alone."""
+    denied = error_answer(403, "AccessDenied")
+    with FaultProxy(rclone.endpoint) as proxy:
+        store = store_at(rclone, rclone.new_bucket(), endpoint=proxy.endpoint)
+        store.put("there-too", b"x")
+        proxy.on(denied, match="*/there*")
+        with pytest.raises(StoreAccessDenied):
+            getattr(store, call)("there-too")
+        with pytest.raises(ObjectMissing):
+            getattr(store, call)("there")
+        proxy.on(denied)
+        with pytest.raises(StoreAccessDenied):
+            getattr(store, call)("there")

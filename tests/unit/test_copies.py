@@ -28,12 +28,13 @@ class Shelf:
         self.memory = {name: MemoryStore(name) for name in names}
         self.stores = {name: FaultyStore(store) for name, store in self.memory.items()}
         self.copies = Copies(
-            {name: lambda name=name: self._open(name) for name in names},  # type: ignore[misc]
+            {name: lambda name=name: self.open(name) for name in names},  # type: ignore[misc]
             required=required,
             patience_seconds=0.05,
+            opening_seconds=0.2,
         )
 
-    def _open(self, name: str) -> Repository:
+    def open(self, name: str) -> Repository:
         return Repository.open_or_create(name, self.stores[name], now=NOW)[0]
 
     def objects(self, name: str) -> set[str]:
@@ -105,6 +106,42 @@ def test_one_that_fails_to_answer_falls_behind() -> None:
         answers = shelf.copies.ask(lambda repository: repository.databases())
         assert [(one.name, found) for one, found in answers] == [("a", ())]
     assert shelf.behind == {"b"}
+
+
+def test_one_that_is_silent_from_the_beginning_stalls_nobody() -> None:
+    shelf = Shelf("a", "b")
+    released = threading.Event()
+
+    def silent() -> Repository:
+        assert released.wait(30)
+        return shelf.open("a")
+
+    waiting = Copies(
+        {"a": silent, "b": lambda: shelf.open("b")}, patience_seconds=0.05, opening_seconds=0.05
+    )
+    with waiting.writing("test"):
+        assert [one.name for one in waiting.healthy] == ["b"]
+    released.set()
+    (behind,) = waiting.behind
+    assert behind.name == "a"
+    assert "silent for 0.05 s" in behind.problem.message
+
+
+def test_one_that_is_silent_is_waited_for_where_there_is_no_other() -> None:
+    shelf = Shelf("a", "b")
+    released = threading.Event()
+
+    def slow() -> Repository:
+        assert released.wait(30)
+        return shelf.open("a")
+
+    def broken() -> Repository:
+        raise StoreError("down")
+
+    waiting = Copies({"a": slow, "b": broken}, opening_seconds=0.05)
+    threading.Timer(0.2, released.set).start()
+    with waiting.writing("test"):
+        assert [one.name for one in waiting.healthy] == ["a"]
 
 
 def test_a_required_one_that_fails_ends_the_backup() -> None:

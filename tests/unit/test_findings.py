@@ -54,6 +54,16 @@ def test_one_that_is_down_is_as_grave_as_what_it_does_to_a_backup() -> None:
     assert repository_findings([down, schema])[0].severity is ERROR  # nobody takes full ones
 
 
+def test_copies_of_which_none_takes_rows_are_told() -> None:
+    schema = [facts(name, kinds=(Kind.SCHEMA,)) for name in ("one", "other")]
+    (found,) = repository_findings(schema)
+    assert (found.severity, found.what) == (
+        ERROR,
+        "none takes full backups, so rows are kept nowhere",
+    )
+    assert repository_findings([schema[0], facts("third", kinds=(Kind.DATA,))]) == ()
+
+
 @pytest.mark.parametrize(
     ("store", "words"),
     [

@@ -35,6 +35,7 @@ from pgkeep.errors import (
     NotAuthentic,
     ObjectMissing,
     PgkeepError,
+    StoreError,
 )
 from pgkeep.events import Noticed
 from pgkeep.model import BackupId, Contents, Kind, Manifest, Tier
@@ -347,6 +348,23 @@ class Context:
         """What is there, with signatures checked."""
         return repository.backups(lambda: self.trusted(repository), database)
 
+    def listings(
+        self, repositories: Sequence[Repository], database: str | None
+    ) -> dict[str, Listing]:
+        """What is in each, by its name. One that cannot be listed is left out, and is a notice."""
+        found: dict[str, Listing] = {}
+        problems: list[StoreError] = []
+        for repository in repositories:
+            try:
+                found[repository.name] = self.listing(repository, database)
+            except StoreError as exc:
+                problems.append(exc)
+        if not found:
+            raise problems[0]
+        for problem in problems:
+            self.notice(problem)
+        return found
+
     def proven(self, repository: Repository) -> frozenset[BackupId]:
         """Backups that a drill has restored and found right, as far as evidence here tells."""
         return frozenset(
@@ -371,8 +389,10 @@ class Context:
         self, database: str, choose: Callable[[Listing], Sequence[Manifest]]
     ) -> tuple[Found, ...]:
         """Several, as `find` does it."""
-        repositories = sorted(self.repositories(), key=lambda one: not one.store.is_near)
-        listings = [self.listing(repository, database) for repository in repositories]
+        opened = sorted(self.repositories(), key=lambda one: not one.store.is_near)
+        by_name = self.listings(opened, database)
+        repositories = [one for one in opened if one.name in by_name]
+        listings = list(by_name.values())
         chosen = choose(merge_listings(listings))
         for listing in listings:
             for problem in listing.problems:

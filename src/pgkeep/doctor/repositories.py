@@ -189,6 +189,13 @@ def _of_disk(facts: RepositoryFacts, store: StoreFacts) -> Iterator[Finding]:
 
 def _of_all(all_facts: Sequence[RepositoryFacts]) -> Iterator[Finding]:
     about = "repositories"
+    if not any(kind.has_data for facts in all_facts for kind in facts.kinds):
+        yield Finding(
+            Severity.ERROR,
+            about,
+            "none takes full backups, so rows are kept nowhere",
+            'Add "full" to the kinds of a repository.',
+        )
     if all(facts.is_local for facts in all_facts):
         yield Finding(
             Severity.WARNING,

@@ -7,15 +7,22 @@ is copied from a sibling afterwards. Only one that is `required` ends the work.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TypeVar
 
-from pgkeep.errors import DamagedObject, ManifestInvalid, PgkeepError, StoreError
+from pgkeep.errors import (
+    DamagedObject,
+    ManifestInvalid,
+    PgkeepError,
+    StoreError,
+    StoreUnavailable,
+)
 from pgkeep.model import Manifest, StoredObject
 from pgkeep.repository.condemned import condemned_paths, publish_safely
 from pgkeep.repository.hostkeys import Epoch
@@ -31,6 +38,8 @@ _TRANSFERS = 4
 # How long the others wait, once in a backup, for one that is not required to take an object.
 _PATIENCE_SECONDS = 10.0
 _STALL_SECONDS = 300.0
+# How long the others wait for one that is not required to say that it is there.
+_OPENING_SECONDS = 30.0
 
 Answer = TypeVar("Answer")
 
@@ -66,7 +75,9 @@ class Copies:
         required: Iterable[str] = (),
         protect: Mapping[str, timedelta] | None = None,
         patience_seconds: float = _PATIENCE_SECONDS,
+        opening_seconds: float = _OPENING_SECONDS,
     ) -> None:
+        self._opening_seconds = opening_seconds
         self._openers = openers
         self._required = frozenset(required)
         self._protect = protect or {}
@@ -95,14 +106,33 @@ class Copies:
     def writing(self, purpose: str) -> Iterator[None]:
         """Open and lock all of them; in the end wait for nothing that is under way."""
         with ExitStack() as stack:
-            for name, open_repository in self._openers.items():
-                with self._falling_behind(name):
-                    repository = open_repository()
-                    stack.enter_context(repository.exclusive(purpose))
-                    lane = _Lane(repository, self._patience, alone=len(self._openers) == 1)
-                    stack.callback(lane.close)
-                    self._lanes[name] = lane
+            openings = {name: _Opening(opener) for name, opener in self._openers.items()}
+            until = time.monotonic() + self._opening_seconds
+            silent = []
+            for name, opening in openings.items():
+                left = None if name in self._required else max(until - time.monotonic(), 0)
+                if opening.has_ended(left):
+                    self._begin(name, opening, purpose, stack)
+                else:
+                    silent.append(name)
+            for name in silent:  # waited for only where there is no other
+                if self._lanes and not openings[name].has_ended(0):
+                    with self._falling_behind(name):
+                        raise StoreUnavailable(
+                            f"it was silent for {self._opening_seconds:g} s, and the others did"
+                            " not wait for it"
+                        )
+                else:
+                    self._begin(name, openings[name], purpose, stack)
             yield
+
+    def _begin(self, name: str, opening: _Opening, purpose: str, stack: ExitStack) -> None:
+        with self._falling_behind(name):
+            repository = opening.result()
+            stack.enter_context(repository.exclusive(purpose))
+            lane = _Lane(repository, self._patience, alone=len(self._openers) == 1)
+            stack.callback(lane.close)
+            self._lanes[name] = lane
 
     def prepare(self, epoch: Epoch, signer: PublicSigner, now: datetime) -> None:
         """See `Repository.prepare`. What all backups need stays locked for as long as they do."""
@@ -211,6 +241,32 @@ class Copies:
                 left = self._openers.keys() - self._behind.keys()
             if name in self._required or not left:
                 raise
+
+
+class _Opening:
+    """A repository that is being opened, beside the others. Its thread keeps no process alive."""
+
+    def __init__(self, opener: Callable[[], Repository]) -> None:
+        self._opener = opener
+        self._ended = threading.Event()
+        self._future: Future[Repository] = Future()
+        threading.Thread(target=self._run, name="pgkeep-open", daemon=True).start()
+
+    def has_ended(self, within_seconds: float | None) -> bool:
+        """Whether there is a result, or soon is; `None` waits for as long as it takes."""
+        return self._ended.wait(within_seconds)
+
+    def result(self) -> Repository:
+        """The repository, or why it could not be opened."""
+        return self._future.result()
+
+    def _run(self) -> None:
+        try:
+            self._future.set_result(self._opener())
+        except BaseException as exc:
+            self._future.set_exception(exc)
+        finally:
+            self._ended.set()
 
 
 class _Lane:

@@ -14,11 +14,23 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 
-from pgkeep.errors import ConfigurationError, DamagedObject, ObjectMissing, PgkeepError, StoreError
+from pgkeep.errors import (
+    ConfigurationError,
+    DamagedObject,
+    ObjectMissing,
+    PgkeepError,
+    StoreError,
+    StoreUnavailable,
+)
 from pgkeep.model import BackupId, Manifest, ObjectName, StoredObject
 from pgkeep.repository.manifests import dump_manifest
 from pgkeep.repository.objects import ObjectSource
 from pgkeep.repository.repository import Listing, Repository
+
+# So much is read again at most where a verify was killed.
+_NOTED_BYTES = 256 << 20
+# After so many objects in a row that a server does not answer for, it is down.
+_UNANSWERED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,29 +102,23 @@ def verify(
     listing: Listing,
     siblings: Sequence[Repository],
     *,
+    everywhere: Sequence[Manifest] = (),
     read_bytes: int | None,
     dates: ReadingDates,
     now: Callable[[], datetime],
     heal: bool,
 ) -> Verified:
-    """Check a repository; `read_bytes` is how much to read of objects (None: all of them)."""
+    """Check a repository; `read_bytes` is how much to read of objects (None: all of them).
+
+    `everywhere` are the backups that the siblings have: one here may follow one of those.
+    """
     users = _users(listing.backups)
     items = {item.name: item for one in listing.backups for item in one.all_objects}
     lacking = repository.lacks(list(items.values()))
     found = {item.name: problem for item in lacking if (problem := _absence(repository, item))}
     present = [item for item in items.values() if item.name not in found]
-    right: list[ObjectName] = []
-    read_objects = size = 0
-    for item in _to_read(present, dates.last_read(repository.store.url), read_bytes):
-        read_objects += 1
-        size += item.size_bytes
-        try:
-            repository.source.fetch(item)
-        except (DamagedObject, StoreError) as exc:
-            found[item.name] = exc.message
-        else:
-            right.append(item.name)
-    dates.note(repository.store.url, right, now())
+    read = list(_to_read(present, dates.last_read(repository.store.url), read_bytes))
+    found |= _read(repository, read, dates, now)
     damage = tuple(
         Damage(
             items[name],
@@ -125,24 +131,67 @@ def verify(
     return Verified(
         backups=len(listing.backups),
         objects=len(items),
-        read_objects=read_objects,
-        read_bytes=size,
+        read_objects=len(read),
+        read_bytes=sum(item.size_bytes for item in read),
         damage=damage,
-        problems=(*listing.problems, *broken_chains(listing.backups, repository.store.url)),
+        problems=(
+            *listing.problems,
+            *broken_chains(listing.backups, everywhere, repository.store.url),
+        ),
     )
 
 
-def broken_chains(backups: Sequence[Manifest], url: str) -> Iterator[PgkeepError]:
+def _read(
+    repository: Repository,
+    items: Sequence[StoredObject],
+    dates: ReadingDates,
+    now: Callable[[], datetime],
+) -> dict[ObjectName, str]:
+    """What is wrong with those that are; what was right is noted on the way, however this ends.
+
+    A server that does not answer for several in a row is down, and no object damaged by that.
+    """
+    wrong: dict[ObjectName, str] = {}
+    right: list[ObjectName] = []
+    unanswered = unnoted_bytes = 0
+    try:
+        for item in items:
+            try:
+                repository.source.fetch(item)
+            except (DamagedObject, StoreError) as exc:
+                wrong[item.name] = exc.message
+                unanswered = unanswered + 1 if isinstance(exc, StoreUnavailable) else 0
+                if unanswered == _UNANSWERED:
+                    raise
+            else:
+                unanswered = 0
+                right.append(item.name)
+                unnoted_bytes += item.size_bytes
+            if unnoted_bytes >= _NOTED_BYTES:
+                dates.note(repository.store.url, right, now())
+                right, unnoted_bytes = [], 0
+    finally:
+        dates.note(repository.store.url, right, now())
+    return wrong
+
+
+def broken_chains(
+    backups: Sequence[Manifest], everywhere: Sequence[Manifest], url: str
+) -> Iterator[PgkeepError]:
     """Each manifest names the one before it: another in its place is told.
 
-    Pruned backups leave gaps, which are no fault.
+    Pruned backups leave gaps, which are no fault; and where repositories were down in turn, two
+    backups have one number, of which the next follows either.
     """
-    known = {(one.database, one.sequence): one for one in backups}
+    known: dict[tuple[str, int], dict[str, BackupId]] = {}
+    for one in {*backups, *everywhere}:
+        digest = sha256(dump_manifest(one)).hexdigest()
+        known.setdefault((one.database, one.sequence), {})[digest] = one.backup
     for one in backups:
-        before = known.get((one.database, one.sequence - 1))
-        if before is not None and sha256(dump_manifest(before)).hexdigest() != one.previous:
+        before = known.get((one.database, one.sequence - 1), {})
+        if before and one.previous not in before:
             yield DamagedObject(
-                f"backup {one.backup} in {url} follows another than {before.backup}",
+                f"backup {one.backup} in {url} follows another than {min(before.values())}",
                 hint="Two hosts may back up one database, or a backup was put in another's place.",
             )
 

@@ -13,7 +13,13 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError, ProfileNotFound
 
-from pgkeep.errors import ConfigurationError, ObjectMissing, StoreError, StoreUnavailable
+from pgkeep.errors import (
+    ConfigurationError,
+    ObjectMissing,
+    StoreAccessDenied,
+    StoreError,
+    StoreUnavailable,
+)
 from pgkeep.stores.base import Bytes, StoredFile
 from pgkeep.stores.facts import StoreFacts
 from pgkeep.stores.remote import (
@@ -88,7 +94,7 @@ class S3Store(RemoteStore):
     def get(self, name: str) -> bytes:
         key = self._place.key(name)
         what = f"cannot read {name!r} from {self.url}"
-        with self._translating(what):
+        with self._missing_though_denied(key), self._translating(what):
             answer = self._client().get_object(Bucket=self._place.bucket, Key=key)
             data = self._received(answer["Body"])
         expected = answer.get("ContentLength", len(data))
@@ -107,8 +113,31 @@ class S3Store(RemoteStore):
 
     def size(self, name: str) -> int:
         key = self._place.key(name)
-        with self._translating(f"cannot look at {name!r} in {self.url}"):
+        what = f"cannot look at {name!r} in {self.url}"
+        with self._missing_though_denied(key), self._translating(what):
             return self._client().head_object(Bucket=self._place.bucket, Key=key)["ContentLength"]
+
+    @contextmanager
+    def _missing_though_denied(self, key: str) -> Iterator[None]:
+        """A 403 for what a listing does not show means that it is missing.
+
+        S3 answers so where a key may not list the whole bucket; ours may only list the folder.
+        """
+        try:
+            yield
+        except StoreAccessDenied as exc:
+            if self._is_listed_or_unknown(key):
+                raise
+            raise ObjectMissing(f"{key!r} is not in {self.url}") from exc
+
+    def _is_listed_or_unknown(self, key: str) -> bool:
+        try:
+            answer = self._client().list_objects_v2(
+                Bucket=self._place.bucket, Prefix=key, MaxKeys=1
+            )
+        except SdkError:
+            return True
+        return any(item["Key"] == key for item in answer.get("Contents", ()))
 
     def list(self, prefix: str) -> Iterator[StoredFile]:
         begin = self._place.keys(prefix)

@@ -33,12 +33,11 @@ def list_backups(context: Context, database: str | None, schema_changes: bool) -
     repositories = context.repositories()
     if database is not None:
         _refuse_unknown(context, database, repositories)
-    for repository in repositories:
-        listing = context.listing(repository, database)
+    for name, listing in context.listings(repositories, database).items():
         problems += listing.problems
         for manifest in listing.backups:
             manifests.setdefault(manifest.backup, manifest)
-            where.setdefault(manifest.backup, []).append(repository.name)
+            where.setdefault(manifest.backup, []).append(name)
     found = sorted(manifests.values(), key=lambda manifest: manifest.started, reverse=True)
     if context.as_json:
         context.answer(
@@ -54,12 +53,16 @@ def list_backups(context: Context, database: str | None, schema_changes: bool) -
         context.out.print(f"no backups{f' of {database!r}' if database else ''} yet")
     for problem in problems:
         context.warn(problem.message)
-    return ExitCode.ATTENTION if problems else ExitCode.DONE
+    attention = problems or context.needs_attention
+    return ExitCode.ATTENTION if attention else ExitCode.DONE
 
 
 def _refuse_unknown(context: Context, database: str, repositories: Sequence[Repository]) -> None:
     """A name that is neither configured nor in a repository is a slip, and no empty list."""
-    known = {*context.config.databases, *(name for one in repositories for name in one.databases())}
+    known = {*context.config.databases}
+    if database in known:
+        return
+    known.update(name for one in repositories for name in one.databases())
     if database not in known:
         raise UsageError(
             f"no database {database!r} is known"

@@ -30,7 +30,8 @@ def reseal_command(context: Context, dry_run: bool) -> ExitCode:
         context.answer(_document(done, recipients, dry_run=dry_run))
     else:
         _show(context, done, recipients, dry_run=dry_run)
-    return ExitCode.ATTENTION if problems else ExitCode.DONE
+    left = problems or context.needs_attention
+    return ExitCode.ATTENTION if left else ExitCode.DONE
 
 
 def _document(

@@ -57,7 +57,7 @@ def _facts(context: Context, database: str) -> RunbookFacts:
     repositories = context.repositories()
     known = look_at(context, database, repositories, offline=True)
     newest = known.newest.get(Kind.FULL)
-    listings = {one.name: context.listing(one, database) for one in repositories}
+    listings = context.listings(repositories, database)
     now = context.now()
     return RunbookFacts(
         database=database,
@@ -69,7 +69,7 @@ def _facts(context: Context, database: str) -> RunbookFacts:
                 one.name,
                 one.store.url,
                 _access(context.places()[one.name]),
-                newest in listings[one.name].backups,
+                one.name in listings and newest in listings[one.name].backups,
                 list(_variables(context.places()[one.name])),
             )
             for one in repositories

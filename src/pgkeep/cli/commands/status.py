@@ -124,7 +124,9 @@ def look_at(
     context: Context, name: str, repositories: Sequence[Repository], *, offline: bool
 ) -> DatabaseStatus:
     """Everything that is known of a database; `offline` asks only the repositories."""
-    listing = merge_listings([context.listing(one, name) for one in repositories])
+    listings = context.listings(repositories, name)
+    repositories = [one for one in repositories if one.name in listings]
+    listing = merge_listings(list(listings.values()))
     segments: dict[str, set[SegmentName]] = {
         one.name: set(Journal(one.store, name).names()) for one in repositories
     }

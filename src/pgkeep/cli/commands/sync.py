@@ -28,8 +28,9 @@ def sync_command(context: Context, database: str | None, dry_run: bool) -> ExitC
     Each repository gets the kinds that it is configured for. Ends with 3 if something is missing
     still.
     """
-    repositories = context.repositories() if dry_run else context.repositories_to_write()
-    listings = {one.name: context.listing(one, database) for one in repositories}
+    opened = context.repositories() if dry_run else context.repositories_to_write()
+    listings = context.listings(opened, database)
+    repositories = [one for one in opened if one.name in listings]
     for listing in listings.values():
         for problem in listing.problems:
             context.notice(problem)

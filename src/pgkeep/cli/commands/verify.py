@@ -12,10 +12,10 @@ from pgkeep.cli import words
 from pgkeep.cli.context import Context, Found
 from pgkeep.cli.options import command_options
 from pgkeep.config import parse_size
-from pgkeep.errors import ExitCode, PgkeepError
+from pgkeep.errors import ExitCode, PgkeepError, StoreError
 from pgkeep.model import BackupId
 from pgkeep.repository.journal_upkeep import VerifiedJournal, journals_of, verify_journal
-from pgkeep.repository.repository import Listing, Repository
+from pgkeep.repository.repository import Listing, Repository, merge_listings
 from pgkeep.repository.sync import Missing
 from pgkeep.repository.verify import Damage, ReadingDates, Verified, verify
 
@@ -37,28 +37,40 @@ def verify_command(context: Context, read: str | None, no_heal: bool) -> ExitCod
     """
     limit = None if read == "all" else parse_size(read) if read else 0
     dates = ReadingDates(context.config.state_dir / "verified.sqlite")
-    repositories = context.repositories()
-    listings = {one.name: context.listing(one, None) for one in repositories}
+    opened = context.repositories()
+    listings = context.listings(opened, None)
+    repositories = tuple(one for one in opened if one.name in listings)
+    everywhere = merge_listings(list(listings.values())).backups
     done: dict[str, Verified] = {}
     journals: dict[str, dict[str, VerifiedJournal]] = {}
+    broken: list[PgkeepError] = []
     for repository in repositories:
         siblings = [one for one in repositories if one is not repository]
-        with ExitStack() as stack:
-            if not no_heal:
-                stack.enter_context(repository.exclusive("verify"))
-            done[repository.name] = verify(
-                repository,
-                listings[repository.name],
-                siblings,
-                read_bytes=limit,
-                dates=dates,
-                now=context.now,
-                heal=not no_heal,
+        try:
+            with ExitStack() as stack:
+                if not no_heal:
+                    stack.enter_context(repository.exclusive("verify"))
+                looked = verify(
+                    repository,
+                    listings[repository.name],
+                    siblings,
+                    everywhere=everywhere,
+                    read_bytes=limit,
+                    dates=dates,
+                    now=context.now,
+                    heal=not no_heal,
+                )
+            left = None if limit is None else max(limit - looked.read_bytes, 0)
+            journals[repository.name] = _verify_journals(
+                context, repository, repositories, read_bytes=left, heal=not no_heal
             )
-        left = None if limit is None else max(limit - done[repository.name].read_bytes, 0)
-        journals[repository.name] = _verify_journals(
-            context, repository, repositories, read_bytes=left, heal=not no_heal
-        )
+            done[repository.name] = looked
+        except StoreError as exc:
+            broken.append(exc)
+    if not done:
+        raise broken[0]
+    for problem in broken:
+        context.notice(problem)
     behind = context.missing(listings, repositories)
     tables = _tables(context, repositories, listings, done)
     if context.as_json:
