@@ -51,6 +51,8 @@ def capture_command(
     if dry_run or not setup.is_complete:
         _show_setup(context, request, setup)
     if dry_run:
+        if context.as_json:
+            context.answer(_setup_document(request, setup))
         return ExitCode.DONE
     if not setup.is_complete:
         _confirm("Make this in the database?", ask=not yes)
@@ -127,11 +129,25 @@ def _show_setup(context: Context, request: CaptureRequest, setup: Setup) -> None
         )
 
 
+def _setup_document(request: CaptureRequest, setup: Setup) -> dict[str, object]:
+    return {
+        "dry_run": True,
+        "database": request.database,
+        "complete": setup.is_complete,
+        "statements": [statement.strip() for statement in setup.statements],
+        "slot": request.slot,
+        "makes_slot": setup.slot is None or setup.slot.lost,
+        "without_identity": [str(name) for name in setup.without_identity],
+    }
+
+
 def _remove(context: Context, request: CaptureRequest, *, ask: bool, dry_run: bool) -> ExitCode:
     if not dry_run:
         _confirm(f"Stop capturing {request.database!r} and remove slot {request.slot!r}?", ask=ask)
         remove(request)
     state = "would be" if dry_run else "are"
+    if context.as_json:
+        context.answer({"dry_run": dry_run, "slot": request.slot, "removed": not dry_run})
     context.remark(
         f"slot {request.slot}, the publications, event triggers and schema pgkeep {state} removed;"
         " the journal stays in the repositories",
