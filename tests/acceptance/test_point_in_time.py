@@ -451,3 +451,57 @@ def test_large_batches_are_written_as_they_come(
     shop.journal.cut()
     shop.restore("--to-last-reachable", expect=3)
     assert take_picture(shop.source).rows == take_picture(shop.target).rows
+
+
+@pytest.mark.parametrize(
+    ("table", "before", "after"),
+    [
+        (
+            "items",
+            (),
+            (
+                "ALTER TABLE items DROP CONSTRAINT items_pkey",
+                "UPDATE items SET price = 0",
+                "ALTER TABLE items ADD PRIMARY KEY (id)",
+            ),
+        ),
+        (
+            "late",
+            ("CREATE TABLE late (id integer)", "INSERT INTO late VALUES (1)"),
+            (
+                "UPDATE late SET id = 2",
+                "ALTER TABLE late ADD PRIMARY KEY (id)",
+                "ALTER TABLE late RENAME TO later",
+                "ALTER TABLE later RENAME TO late",
+            ),
+        ),
+        (
+            "doubled",
+            (
+                "CREATE TABLE doubled (v integer, g integer GENERATED ALWAYS AS (v * 2) STORED)",
+                "ALTER TABLE doubled REPLICA IDENTITY FULL",
+                "INSERT INTO doubled VALUES (1)",
+            ),
+            ("UPDATE doubled SET v = 3",),
+        ),
+        (
+            "derived",
+            (
+                "CREATE TABLE derived (v integer,"
+                " g integer GENERATED ALWAYS AS (v * 2) STORED PRIMARY KEY)",
+                "INSERT INTO derived VALUES (1)",
+            ),
+            ("DELETE FROM derived",),
+        ),
+    ],
+)
+def test_a_table_that_has_lacked_an_identity_at_any_time_is_named(
+    shop: Shop, table: str, before: tuple[str, ...], after: tuple[str, ...]
+) -> None:
+    """Also if it has one at the moment: what was changed without is not in the journal."""
+    shop.run("DROP TABLE notes", *before)
+    shop.workbench.pgkeep("backup", "shop")
+    shop.run(*after)
+    shop.journal.cut()
+    told = shop.restore("--to-last-reachable", expect=3).out
+    assert f"table public.{table}: no replica identity" in told

@@ -25,17 +25,32 @@ from pgkeep.recovery.replay import STAGE, Replayed, Replayer, replay
 from pgkeep.recovery.survey import Transaction
 from pgkeep.recovery.tables import TargetTable, describe_table
 
+# What capture publishes no updates and deletes of: as it decides that (definitions._HAS_IDENTITY).
 _WITHOUT_IDENTITY: LiteralString = """
-    SELECT n.nspname, c.relname, c.relpersistence = 'u'
+    SELECT c.oid::int8, c.relpersistence = 'u'
       FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
      WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
        AND c.relpersistence <> 't'
-       AND (c.relpersistence = 'u' OR c.relreplident = 'n'
-            OR c.relreplident IN ('d', 'i') AND NOT EXISTS (
-                SELECT FROM pg_catalog.pg_index i
-                 WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate
-                   AND CASE c.relreplident WHEN 'd' THEN i.indisprimary ELSE i.indisreplident END))
-     ORDER BY 1, 2"""
+       AND (c.relpersistence = 'u' OR NOT
+            CASE c.relreplident
+                WHEN 'f' THEN NOT EXISTS (
+                    SELECT FROM pg_catalog.pg_attribute a
+                     WHERE a.attrelid = c.oid AND a.attgenerated <> '' AND NOT a.attisdropped)
+                ELSE EXISTS (
+                    SELECT FROM pg_catalog.pg_index i
+                     WHERE i.indrelid = c.oid AND i.indisvalid AND i.indisunique AND i.indimmediate
+                       AND CASE c.relreplident WHEN 'd' THEN i.indisprimary
+                                               WHEN 'i' THEN i.indisreplident ELSE false END
+                       AND NOT EXISTS (
+                           SELECT FROM pg_catalog.pg_attribute a
+                            WHERE a.attrelid = c.oid AND a.attnum = ANY (i.indkey)
+                              AND a.attgenerated <> ''))
+                END)"""
+
+_NAMES: LiteralString = """
+    SELECT c.oid::int8, n.nspname, c.relname
+      FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+     WHERE c.oid = ANY (%s) ORDER BY 2, 3"""
 
 _OF_EXTENSION: LiteralString = """
     SELECT EXISTS (SELECT FROM pg_catalog.pg_class c
@@ -148,6 +163,9 @@ class Onward:
         self._passed_over: set[TableName] = set()
         self._described = 0
         self._schema_changed = False
+        self._without_identity: dict[int, bool] = {}
+        """Tables that have lacked an identity at any time, by their oid; true if unlogged."""
+        self._look_for_identities()
 
     def replay(self, journey: Journey) -> Replayed:
         """Apply the journey's transactions."""
@@ -167,11 +185,13 @@ class Onward:
 
     def not_exact(self) -> Iterator[NotExact]:
         """What the journal does not carry."""
-        rows = self._connection.execute(_WITHOUT_IDENTITY).fetchall()
-        for schema, name, unlogged in rows:
+        oids = list(self._without_identity)
+        rows = self._connection.execute(_NAMES, (oids,)).fetchall() if oids else []
+        for oid, schema, name in rows:
             table = TableName(schema, name)
             if table.schema == OWN_SCHEMA or not (table in self._known or self._schema_changed):
                 continue
+            unlogged = self._without_identity[oid]
             why = (
                 "unlogged: as of the backup" if unlogged else "no replica identity: rows that were"
             )
@@ -182,6 +202,10 @@ class Onward:
             yield NotExact(f"table {table}", "belongs to an extension: as of the backup")
         if self._has_large_objects:
             yield NotExact("large objects", "not in the journal: as of the backup")
+
+    def _look_for_identities(self) -> None:
+        """Whoever has one at the end may have lacked it when rows were changed."""
+        self._without_identity.update(self._connection.execute(_WITHOUT_IDENTITY).fetchall())
 
     # --- tables -----------------------------------------------------------------------------
 
@@ -236,6 +260,7 @@ class Onward:
             if not self._connection.closed:
                 self._connection.execute(b"RESET ROLE")
                 self._connection.execute(b"SET search_path = ''")
+        self._look_for_identities()
 
     def _take_role_and_path(self, change: SchemaChange) -> None:
         self._connection.execute(
