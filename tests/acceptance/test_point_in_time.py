@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ import pytest
 from comparison import assert_same, databases, load_statements, take_picture, value
 from conftest import Outcome, Workbench
 from journals import TestJournal, captured
+from pgkeep.capture.segments import pack
 from pgkeep.cli.context import Context
+from pgkeep.errors import StoreUnavailable
 from pgkeep.events import Silent
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.server import ScratchServer
@@ -33,6 +36,7 @@ from pgkeep.recovery.moment import AtTransaction
 from pgkeep.recovery.onward import Onward, quiet_session
 from pgkeep.recovery.replay import Replayer, replay
 from pgkeep.recovery.target import insistent_triggers_off
+from pgkeep.repository.journal_copies import JournalCopies
 from pgkeep.repository.repository import open_contents
 from workload import Commit, Workload, picture
 
@@ -505,3 +509,33 @@ def test_a_table_that_has_lacked_an_identity_at_any_time_is_named(
     shop.journal.cut()
     told = shop.restore("--to-last-reachable", expect=3).out
     assert f"table public.{table}: no replica identity" in told
+
+
+def test_a_transaction_of_many_segments_that_was_cut_short_is_applied_once(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Segments from within it lead nowhere, and capture begins again before it."""
+    shop.workbench.pgkeep("backup", "shop")
+    shop.journal.cut()
+    shop.run("INSERT INTO notes SELECT n::text FROM generate_series(1, 100) n")
+    monkeypatch.setattr("pgkeep.capture.capture.pack", partial(pack, limit_bytes=500))
+    put = JournalCopies.put
+    stored: list[str] = []
+
+    def put_some(copies: JournalCopies, path: str, *rest: Any) -> None:
+        if len(stored) == 4:
+            raise StoreUnavailable("killed in between")
+        stored.append(path)
+        put(copies, path, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JournalCopies, "put", put_some)
+        with pytest.raises(StoreUnavailable):
+            shop.journal.cut()
+    ours = "datname = current_database() AND pid <> pg_backend_pid()"
+    value(
+        shop.source, f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {ours}"
+    )
+    with captured(shop.workbench, shop.source, "pitr"):
+        shop.restore("--to-last-reachable", expect=3)
+    assert value(shop.target, "SELECT count(*) FROM notes") == 100

@@ -81,7 +81,7 @@ def pack(messages: Iterable[RawMessage], *, limit_bytes: int = SEGMENT_BYTES) ->
     for message in messages:
         if len(stretch.body) >= limit_bytes:
             yield stretch
-            stretch = Stretch(begins_whole=stretch.ends_whole)
+            stretch = Stretch(begins_whole=stretch.ends_whole, ends_whole=stretch.ends_whole)
         stretch.add(message)
     if stretch.body or stretch.end is not None:
         yield stretch
