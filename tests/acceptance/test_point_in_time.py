@@ -539,3 +539,40 @@ def test_a_transaction_of_many_segments_that_was_cut_short_is_applied_once(
     with captured(shop.workbench, shop.source, "pitr"):
         shop.restore("--to-last-reachable", expect=3)
     assert value(shop.target, "SELECT count(*) FROM notes") == 100
+
+
+def test_a_sequence_that_is_set_back_after_the_moment_gives_no_value_twice(shop: Shop) -> None:
+    shop.run(
+        "CREATE TABLE lines (id serial PRIMARY KEY, up bigint)", "CREATE SEQUENCE small MAXVALUE 9"
+    )
+    shop.workbench.pgkeep("backup", "shop")
+    shop.run("INSERT INTO lines SELECT nextval('lines_id_seq'), n FROM generate_series(1, 50) n")
+    moment = value(shop.source, "SELECT pg_current_wal_insert_lsn()::text")
+    shop.run(
+        "TRUNCATE lines RESTART IDENTITY",
+        "ALTER SEQUENCE small MAXVALUE 90",
+        "SELECT setval('small', 80)",
+    )
+    shop.journal.cut()
+    told = shop.restore("--to", str(moment), expect=3).out
+    assert "sequence public.lines_id_seq: was set back" in told
+    assert "sequence public.small: was given other bounds" in told
+    assert value(shop.target, "SELECT max(id) FROM lines") == 50
+    assert value(shop.target, "SELECT nextval('lines_id_seq')") == 51
+
+
+def test_sequences_are_found_beyond_the_segment_of_the_moment(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several segments that one look at the slot gives, the last one tells of them."""
+    shop.run("CREATE TABLE lines (id serial PRIMARY KEY)")
+    shop.workbench.pgkeep("backup", "shop")
+    shop.journal.cut()
+    monkeypatch.setattr("pgkeep.capture.capture.pack", partial(pack, limit_bytes=1))
+    shop.run("INSERT INTO lines DEFAULT VALUES", "INSERT INTO lines DEFAULT VALUES")
+    moment = value(shop.source, "SELECT pg_current_wal_insert_lsn()::text")
+    shop.run("INSERT INTO lines DEFAULT VALUES")
+    shop.journal.cut()
+    shop.restore("--to", str(moment), expect=3)
+    assert value(shop.target, "SELECT max(id) FROM lines") == 2
+    assert value(shop.target, "SELECT nextval('lines_id_seq') >= 3")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import LiteralString
@@ -12,7 +12,7 @@ import psycopg
 
 from pgkeep.errors import ReplayFailed, TargetNotReady
 from pgkeep.events import Noticed, Reporter, StageBegan, StageEnded
-from pgkeep.model import Contents, SequenceValue, TableContents, TableName, quote_identifier
+from pgkeep.model import Contents, TableContents, TableName, quote_identifier
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.ddl import OWN_SCHEMA, SchemaChange
 from pgkeep.postgres.pgoutput import Relation
@@ -21,7 +21,8 @@ from pgkeep.postgres.statements import set_sequence
 from pgkeep.recovery import target
 from pgkeep.recovery.apply import Writer
 from pgkeep.recovery.journey import Journey
-from pgkeep.recovery.replay import STAGE, Replayed, Replayer, replay
+from pgkeep.recovery.replay import STAGE, Replayed, Replayer, SequenceSamples, replay
+from pgkeep.recovery.sequences import sequence_state
 from pgkeep.recovery.survey import Transaction
 from pgkeep.recovery.tables import TargetTable, describe_table
 
@@ -165,6 +166,7 @@ class Onward:
         self._schema_changed = False
         self._without_identity: dict[int, bool] = {}
         """Tables that have lacked an identity at any time, by their oid; true if unlogged."""
+        self._not_exact: list[NotExact] = []
         self._look_for_identities()
 
     def replay(self, journey: Journey) -> Replayed:
@@ -175,13 +177,35 @@ class Onward:
         finally:
             replayer.close()
 
-    def set_sequences(self, values: Iterable[SequenceValue]) -> None:
-        """A sample may come from later, and name sequences that were not there yet."""
-        there = existing(self._connection, "S")
+    def set_sequences(self, samples: SequenceSamples) -> None:
+        """Put each where it stood at the moment or soon after, so that no value is given twice.
+
+        A sample may come from later, and name sequences that were not there yet, or have other
+        bounds, or were set back after the moment.
+        """
+        if not samples.is_whole:
+            self._not_exact.append(
+                NotExact("sequences", "the journal ends before it tells where all of them stood")
+            )
         with self._connection.transaction():
-            for value in values:
-                if value.name in there:
-                    self._connection.execute(set_sequence(value).encode())
+            for name in sorted(existing(self._connection, "S")):
+                self._set_sequence(name, samples)
+
+    def _set_sequence(self, name: TableName, samples: SequenceSamples) -> None:
+        found = sequence_state(self._connection, name)
+        if found is None:
+            return
+        before = samples.before.get(name, found.value)
+        wanted = samples.after.get(name, before)
+        if found.is_farther(before, wanted) or found.table in samples.set_back:
+            why = "was set back soon after the moment: it is at least past its column's values"
+            self._not_exact.append(NotExact(f"sequence {name}", why))
+            wanted = found.past_its_column(self._connection, before)
+        if wanted != found.within_bounds(wanted):
+            why = "was given other bounds after the moment: it is at the nearest value"
+            self._not_exact.append(NotExact(f"sequence {name}", why))
+        if wanted != found.value:
+            self._connection.execute(set_sequence(found.within_bounds(wanted)).encode())
 
     def not_exact(self) -> Iterator[NotExact]:
         """What the journal does not carry."""
@@ -200,6 +224,7 @@ class Onward:
             yield NotExact(f"table {table}", why)
         for table in sorted(self._passed_over):
             yield NotExact(f"table {table}", "belongs to an extension: as of the backup")
+        yield from self._not_exact
         if self._has_large_objects:
             yield NotExact("large objects", "not in the journal: as of the backup")
 
