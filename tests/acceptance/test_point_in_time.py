@@ -35,7 +35,6 @@ from pgkeep.recovery.journey import choose_journey
 from pgkeep.recovery.moment import AtTransaction
 from pgkeep.recovery.onward import Onward, quiet_session
 from pgkeep.recovery.replay import Replayer, replay
-from pgkeep.recovery.target import insistent_triggers_off
 from pgkeep.repository.journal_copies import JournalCopies
 from pgkeep.repository.repository import open_contents
 from workload import Commit, Workload, picture
@@ -139,12 +138,12 @@ def replay_looking(history: History, backup: str, chosen: set[int]) -> int:
         AtTransaction(last.xid),
     )
     address = Address.parse(history.target)
-    names = [table.name for table in way.contents.tables]
-    with quiet_session(address) as connection, insistent_triggers_off(connection, names):
+    with quiet_session(address) as connection:
         onward = Onward(connection, way.contents, Silent(), owners=True)
         replayer = Stepping(onward.writer, onward.describe, onward.run_change, Silent())
         replayer.look(history, chosen)
-        done = replay(way.journey, replayer)
+        with onward.triggers_off():
+            done = replay(way.journey, replayer)
         onward.set_sequences(done.sequences)
     assert_as_it_was(history.target, last)
     return replayer.looked
@@ -576,3 +575,33 @@ def test_sequences_are_found_beyond_the_segment_of_the_moment(
     shop.restore("--to", str(moment), expect=3)
     assert value(shop.target, "SELECT max(id) FROM lines") == 2
     assert value(shop.target, "SELECT nextval('lines_id_seq') >= 3")
+
+
+@pytest.mark.parametrize(
+    ("before", "change", "state"),
+    [
+        ((), "ALTER TABLE items ENABLE ALWAYS TRIGGER note", "A"),
+        (
+            ("ALTER TABLE items ENABLE ALWAYS TRIGGER note",),
+            "ALTER TABLE items DISABLE TRIGGER note",
+            "D",
+        ),
+        (("ALTER TABLE items ENABLE ALWAYS TRIGGER note",), "DROP TRIGGER note ON items", None),
+    ],
+)
+def test_triggers_that_are_changed_on_the_way_stay_quiet(
+    shop: Shop, before: tuple[str, ...], change: str, state: str | None
+) -> None:
+    shop.run(
+        "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN INSERT INTO public.notes VALUES (TG_OP); RETURN NEW; END $$",
+        "CREATE TRIGGER note AFTER INSERT ON items FOR EACH ROW EXECUTE FUNCTION note()",
+        *before,
+    )
+    shop.workbench.pgkeep("backup", "shop")
+    shop.run(change, "INSERT INTO items VALUES (1000, 'new', 1)")
+    shop.journal.cut()
+    shop.restore("--to-last-reachable", expect=3)
+    assert take_picture(shop.source).rows == take_picture(shop.target).rows
+    kept = "SELECT max(tgenabled::text) FROM pg_trigger WHERE tgname = 'note'"
+    assert value(shop.target, kept) == state

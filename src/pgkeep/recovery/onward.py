@@ -113,7 +113,7 @@ def go_on(
     reporter.report(StageBegan(STAGE, total_rows=survey.changes))
     with quiet_session(address) as connection, translated(address):
         onward = Onward(connection, contents, reporter, owners=owners)
-        with target.insistent_triggers_off(connection, _names(contents)):
+        with onward.triggers_off():
             done = onward.replay(journey)
         onward.set_sequences(done.sequences)
         not_exact = tuple(onward.not_exact())
@@ -143,11 +143,6 @@ def quiet_session(address: Address) -> Iterator[Connection]:
         yield connection
 
 
-def _names(contents: Contents) -> tuple[TableName, ...]:
-    names = {table.name for table in contents.tables}
-    return tuple(sorted(names | {table.load_name for table in contents.tables}))
-
-
 class Onward:
     """The target's side of a replay."""
 
@@ -166,8 +161,21 @@ class Onward:
         self._schema_changed = False
         self._without_identity: dict[int, bool] = {}
         """Tables that have lacked an identity at any time, by their oid; true if unlogged."""
+        self._triggers = target.InsistentTriggers(connection)
         self._not_exact: list[NotExact] = []
         self._look_for_identities()
+
+    @contextmanager
+    def triggers_off(self) -> Iterator[None]:
+        """No trigger acts on what is replayed; `run_change` finds them as they were."""
+        self._triggers.off(self._tables())
+        try:
+            yield
+        finally:
+            self._triggers.on()
+
+    def _tables(self) -> tuple[TableName, ...]:
+        return tuple(sorted(existing(self._connection, "r", "p")))
 
     def replay(self, journey: Journey) -> Replayed:
         """Apply the journey's transactions."""
@@ -272,6 +280,7 @@ class Onward:
     def run_change(self, change: SchemaChange) -> None:
         """Do a schema change again."""
         self.writer.drop_stages()
+        self._triggers.on()
         self._schema_changed = True
         try:
             self._take_role_and_path(change)
@@ -285,6 +294,7 @@ class Onward:
             if not self._connection.closed:
                 self._connection.execute(b"RESET ROLE")
                 self._connection.execute(b"SET search_path = ''")
+        self._triggers.off(self._tables())
         self._look_for_identities()
 
     def _take_role_and_path(self, change: SchemaChange) -> None:
