@@ -605,3 +605,29 @@ def test_triggers_that_are_changed_on_the_way_stay_quiet(
     assert take_picture(shop.source).rows == take_picture(shop.target).rows
     kept = "SELECT max(tgenabled::text) FROM pg_trigger WHERE tgname = 'note'"
     assert value(shop.target, kept) == state
+
+
+def test_constants_of_a_schema_change_mean_what_they_meant(shop: Shop) -> None:
+    shop.workbench.pgkeep("backup", "shop")
+    load_statements(
+        shop.source,
+        (
+            "SET TimeZone = 'America/New_York'",
+            "SET DateStyle = 'SQL, DMY'",
+            "ALTER TABLE items ADD at timestamptz DEFAULT '2024-01-01 12:00'",
+            "ALTER TABLE items ADD d date DEFAULT '01/02/2024'",
+        ),
+    )
+    shop.run("INSERT INTO items VALUES (1000, 'new', 1)")
+    shop.journal.cut()
+    shop.restore("--to-last-reachable", expect=3)
+    assert take_picture(shop.source).rows == take_picture(shop.target).rows
+
+
+def test_a_default_that_a_domain_works_out_anew_is_named(shop: Shop) -> None:
+    shop.run("CREATE DOMAIN stamp AS timestamptz DEFAULT now()")
+    shop.workbench.pgkeep("backup", "shop")
+    shop.run("ALTER TABLE items ADD at stamp")
+    shop.journal.cut()
+    told = shop.restore("--to-last-reachable", expect=3).out
+    assert "table public.items: column 'at' was added with its domain's default" in told

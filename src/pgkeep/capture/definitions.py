@@ -177,6 +177,12 @@ EXCEPTION WHEN OTHERS THEN
 END
 $function$"""
 
+# On these depends what a constant in a statement means: a time without a zone, 01/02/2024.
+_SETTINGS = ", ".join(
+    f"'{name}', current_setting('{name}')"
+    for name in ("TimeZone", "DateStyle", "IntervalStyle", "standard_conforming_strings")
+)
+
 # A message is written once for each event; the text of what a client sent at once is in the first
 # of them only: a file with a thousand statements would be written a thousand times.
 EMIT = f"""
@@ -194,7 +200,7 @@ BEGIN
     PERFORM pg_logical_emit_message(true, '{MESSAGE_PREFIX}', jsonb_build_object(
         'version', 1, 'event', event, 'tag', tag, 'query', statement, 'role', role,
         'session_role', session_user, 'search_path', path, 'at', clock_timestamp(),
-        'objects', detail)::text);
+        'settings', jsonb_build_object({_SETTINGS}), 'objects', detail)::text);
 END
 $function$"""
 

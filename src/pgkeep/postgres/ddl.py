@@ -59,6 +59,8 @@ class SchemaChange:
     """Which of its statement's events it is."""
     event: str = ""
     """The event trigger's; or what capture told itself: `noticed`, `not_published`."""
+    settings: tuple[tuple[str, str], ...] = ()
+    """Those of the session on which the meaning of constants depends."""
 
     def __str__(self) -> str:
         if self.event == "noticed":
@@ -95,6 +97,10 @@ class ChangeReader:
                 objects=tuple(_object(one) for one in document.get("objects") or ()),
                 rewrites=document["event"] == "table_rewrite",
                 event=str(document["event"]),
+                settings=tuple(
+                    (str(name), str(value))
+                    for name, value in (document.get("settings") or {}).items()
+                ),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as exc:
             raise JournalInvalid("the journal holds a schema change that cannot be read") from exc

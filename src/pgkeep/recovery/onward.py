@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import LiteralString
@@ -48,10 +48,26 @@ _WITHOUT_IDENTITY: LiteralString = """
                               AND a.attgenerated <> ''))
                 END)"""
 
+# Columns that were added to rows which take their value from a domain's default, worked out when
+# the column was added: with the clock of the replay, if it is no constant.
+_WORKED_OUT: LiteralString = """
+    SELECT n.nspname, c.relname, a.attname
+      FROM pg_catalog.pg_attribute a
+      JOIN pg_catalog.pg_type t ON t.oid = a.atttypid AND t.typtype = 'd'
+      JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+     WHERE a.atthasmissing AND NOT a.atthasdef AND NOT a.attisdropped
+       AND t.typdefaultbin::pg_catalog.text NOT LIKE '{CONST %'
+     ORDER BY 1, 2, 3"""
+
 _NAMES: LiteralString = """
     SELECT c.oid::int8, n.nspname, c.relname
       FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
      WHERE c.oid = ANY (%s) ORDER BY 2, 3"""
+
+_SETTINGS = (
+    "TimeZone", "DateStyle", "IntervalStyle", "standard_conforming_strings", "search_path",
+)  # fmt: skip
 
 _OF_EXTENSION: LiteralString = """
     SELECT EXISTS (SELECT FROM pg_catalog.pg_class c
@@ -232,6 +248,9 @@ class Onward:
             yield NotExact(f"table {table}", why)
         for table in sorted(self._passed_over):
             yield NotExact(f"table {table}", "belongs to an extension: as of the backup")
+        for schema, name, column in self._connection.execute(_WORKED_OUT).fetchall():
+            why = f"column {column!r} was added with its domain's default, worked out once more"
+            yield NotExact(f"table {TableName(schema, name)}", why)
         yield from self._not_exact
         if self._has_large_objects:
             yield NotExact("large objects", "not in the journal: as of the backup")
@@ -282,8 +301,10 @@ class Onward:
         self.writer.drop_stages()
         self._triggers.on()
         self._schema_changed = True
+        settings = self._settings()
         try:
-            self._take_role_and_path(change)
+            self._set({**dict(change.settings), "search_path": change.search_path})
+            self._take_role(change)
             self._connection.execute(change.query.encode())
         except psycopg.Error as exc:
             message = (exc.diag.message_primary or str(exc)).splitlines()[0]
@@ -293,14 +314,26 @@ class Onward:
         finally:
             if not self._connection.closed:
                 self._connection.execute(b"RESET ROLE")
-                self._connection.execute(b"SET search_path = ''")
+                self._set(settings)
         self._triggers.off(self._tables())
         self._look_for_identities()
 
-    def _take_role_and_path(self, change: SchemaChange) -> None:
-        self._connection.execute(
-            "SELECT pg_catalog.set_config('search_path', %s, false)", (change.search_path,)
-        )
+    def _settings(self) -> dict[str, str]:
+        """Those that a change of the schema may need otherwise."""
+        rows = self._connection.execute(
+            "SELECT name, pg_catalog.current_setting(name) FROM pg_catalog.unnest(%s::text[]) name",
+            (list(_SETTINGS),),
+        ).fetchall()
+        return dict(rows)
+
+    def _set(self, settings: Mapping[str, str]) -> None:
+        for name in _SETTINGS:
+            if name in settings:
+                self._connection.execute(
+                    "SELECT pg_catalog.set_config(%s, %s, false)", (name, settings[name])
+                )
+
+    def _take_role(self, change: SchemaChange) -> None:
         if not change.role or not self._owners:
             return
         try:
