@@ -21,6 +21,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import errors
 
 from comparison import assert_same, databases, load_statements, take_picture, value
 from conftest import Outcome, Workbench
@@ -631,3 +632,20 @@ def test_a_default_that_a_domain_works_out_anew_is_named(shop: Shop) -> None:
     shop.journal.cut()
     told = shop.restore("--to-last-reachable", expect=3).out
     assert "table public.items: column 'at' was added with its domain's default" in told
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        "SELECT pgkeep.publish('items'::regclass, pubname, false) FROM pg_publication",
+        "SELECT pgkeep.emit('sql_drop', 'DROP TABLE', 'postgres', '', '[]')",
+        "SELECT pgkeep.on_start() /* SET UNLOGGED items */",
+    ],
+)
+def test_whoever_may_connect_can_not_end_the_capture_of_a_table(shop: Shop, attempt: str) -> None:
+    role = ("DROP ROLE IF EXISTS pitr_anyone", "CREATE ROLE pitr_anyone")
+    load_statements(shop.source, role)
+    with psycopg.connect(shop.source, autocommit=True) as connection:
+        connection.execute("SET ROLE pitr_anyone")
+        with pytest.raises((errors.InsufficientPrivilege, errors.FeatureNotSupported)):
+            connection.execute(attempt.encode())

@@ -151,8 +151,8 @@ $function$"""
 
 # SET UNLOGGED is refused for a table in a list of published ones. Which table it is for is not
 # known before it is done: so all that the statement may mean step aside, and come back after it.
-STEP_ASIDE = f"""
-CREATE OR REPLACE FUNCTION {SCHEMA}.step_aside() RETURNS void
+ON_START = f"""
+CREATE OR REPLACE FUNCTION {SCHEMA}.on_start() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     statement text := lower(current_query());
@@ -164,14 +164,6 @@ BEGIN
           WHERE strpos(statement, lower(c.relname)) > 0;
         PERFORM set_config('pgkeep.stepping_aside', 'off', true);
     END IF;
-END
-$function$"""
-
-ON_START = f"""
-CREATE OR REPLACE FUNCTION {SCHEMA}.on_start() RETURNS event_trigger
-LANGUAGE plpgsql AS $function$
-BEGIN
-    PERFORM {SCHEMA}.step_aside();
 EXCEPTION WHEN OTHERS THEN
     RAISE LOG 'pgkeep: %', SQLERRM;
 END
@@ -291,6 +283,13 @@ BEGIN
 END
 $function$"""
 
+# Functions are everybody's at first: whoever may connect could take a table out of what is
+# captured, or tell of a change that there was not. The others do nothing outside of an event
+# trigger, or only what is right.
+PRIVATE = f"""
+REVOKE EXECUTE ON FUNCTION {SCHEMA}.publish(oid, text, boolean),
+    {SCHEMA}.emit(text, text, text, text, jsonb) FROM PUBLIC"""
+
 EVENT_TRIGGERS = {
     "pgkeep_start": ("ddl_command_start", "on_start"),
     "pgkeep_command": ("ddl_command_end", "on_command"),
@@ -317,7 +316,6 @@ $function$"""
 FUNCTIONS = (
     PUBLISH,
     KEEP_IN_STEP,
-    STEP_ASIDE,
     ON_START,
     EMIT,
     RECORD,

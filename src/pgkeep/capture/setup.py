@@ -136,10 +136,15 @@ def _missing(connection: Connection) -> Iterator[str]:
         "  ARRAY(SELECT evtname::text FROM pg_catalog.pg_event_trigger WHERE evtenabled = 'A'),"
         "  ARRAY(SELECT evtname::text FROM pg_catalog.pg_event_trigger),"
         "  ARRAY(SELECT pg_catalog.md5(p.prosrc) FROM pg_catalog.pg_proc p"
-        "    JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'pgkeep')"
+        "    JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'pgkeep'),"
+        "  (SELECT count(*) = 2 FROM pg_catalog.pg_proc p"
+        "    JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'pgkeep'"
+        "     AND p.proname IN ('publish', 'emit') AND NOT EXISTS (SELECT FROM"
+        "         pg_catalog.aclexplode(COALESCE(p.proacl, pg_catalog.acldefault('f', p.proowner)))"
+        "         WHERE grantee = 0))"
     ).fetchone()
     assert row is not None
-    has_schema, publications, enabled, triggers, sources = row
+    has_schema, publications, enabled, triggers, sources, are_private = row
     if not has_schema:
         yield definitions.CREATE_SCHEMA
         yield definitions.COMMENT_SCHEMA
@@ -149,6 +154,8 @@ def _missing(connection: Connection) -> Iterator[str]:
         yield definitions.drop_publication(name)  # there may be one that publishes something else
         yield definitions.CREATE_CHANGES.get(name, definitions.CREATE_ROWS)
     yield from _missing_functions(connection, set(sources))
+    if not are_private:
+        yield definitions.PRIVATE.strip()
     for name in definitions.EVENT_TRIGGERS:
         if name not in triggers:
             yield definitions.create_event_trigger(name)

@@ -170,6 +170,8 @@ def treatment(change: SchemaChange) -> Treatment:
         return Treatment.IGNORE
     if change.tag == "REFRESH MATERIALIZED VIEW":
         return Treatment.IGNORE  # all of them are filled at the end
+    if change.tag == "REVOKE" and not objects[1:] and f" {OWN_SCHEMA}." in change.query:
+        return Treatment.IGNORE  # it names no object
     if change.tag.endswith(" PUBLICATION"):
         return _of_publication(change)
     if change.nested or any(one.in_extension or one.type == _MATVIEW for one in objects):
