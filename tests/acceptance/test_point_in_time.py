@@ -649,3 +649,23 @@ def test_whoever_may_connect_can_not_end_the_capture_of_a_table(shop: Shop, atte
         connection.execute("SET ROLE pitr_anyone")
         with pytest.raises((errors.InsufficientPrivilege, errors.FeatureNotSupported)):
             connection.execute(attempt.encode())
+
+
+def test_a_table_that_cannot_be_published_yet_is_told_in_the_journal(
+    workbench: Workbench, server: ScratchServer
+) -> None:
+    """Somebody holds a lock on it, as VACUUM does: what is changed until then is missing."""
+    with databases(server, "pitr_source", "pitr_target") as (source, target):
+        workbench.init(source)
+        load_statements(source, SHOP)
+        with psycopg.connect(source) as other:
+            other.execute("LOCK TABLE items IN SHARE UPDATE EXCLUSIVE MODE")
+            with captured(workbench, source, "pitr") as journal:
+                workbench.pgkeep("backup", "shop")
+                load_statements(source, ("UPDATE items SET price = 7",))
+                journal.capture.look_after()
+                journal.cut()
+                out = workbench.pgkeep(
+                    "restore", "shop", "--target", target, "--to-last-reachable", expect=3
+                ).out
+                assert "short of the end of the journal" in out

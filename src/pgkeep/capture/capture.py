@@ -164,11 +164,11 @@ class Capture:
         """
         found = setup.look(self._connection, self._slot)
         setup.make_ready(self._connection, found)
-        repaired = setup.put_in_step(self._connection)
-        if repaired:
-            setup.notice(self._connection, repaired)
+        found_now = setup.put_in_step(self._connection)
+        if found_now.repaired or found_now.left:
+            setup.notice(self._connection, (*found_now.repaired, *found_now.left))
         self._catalog.look()
-        return repaired
+        return found_now.repaired
 
     def _tell_of_drift(self, got: _Got, position: Position) -> None:
         if got.schema_changes:
@@ -325,7 +325,7 @@ def begin_capture(request: CaptureRequest, reporter: Reporter) -> Iterator[Begun
         if found.slot is not None:  # before anything that may fail: who fails holds back WAL
             _refuse_what_cannot_be_continued(request, slot, found, found.slot)
         setup.make_ready(connection, found)
-        setup.put_in_step(connection)
+        left = setup.put_in_step(connection).left
         request.copies.make_equal()
         names = request.copies.names()
         tip = _continued(request, connection, found.slot, names)
@@ -334,6 +334,8 @@ def begin_capture(request: CaptureRequest, reporter: Reporter) -> Iterator[Begun
             tip = _new_chain(request, connection, slot, reporter)
         elif found.slot is not None and found.slot.confirmed < tip.end:
             slot.advance(tip.end)  # it was kept, and then we were killed
+        if left:
+            setup.notice(connection, left)  # what is changed in them until later will be missing
         numbers = [name.sequence for name in names if name.chain == tip.chain]
         capture = Capture(request, connection, slot, tip, max(numbers, default=tip.sequence))
         yield Begun(capture, is_new, setup.tables_without_identity(connection))

@@ -65,14 +65,24 @@ def remove(connection: Connection, slot: Slot) -> None:
             connection.execute(statement.encode())
 
 
-def put_in_step(connection: Connection) -> tuple[str, ...]:
-    """Repair the list of published tables, should a role have gone round the event triggers.
+@dataclass(frozen=True, slots=True)
+class InStep:
+    """What putting the publications in step has come to, by the tables' names."""
 
-    What was repaired: those tables' changes were not published, or their updates may have failed.
-    """
+    repaired: tuple[str, ...]
+    """These were not published as they should have been, or their updates may have failed."""
+    left: tuple[str, ...]
+    """These still are not: somebody holds a lock on them, as VACUUM does."""
+
+
+def put_in_step(connection: Connection) -> InStep:
+    """Repair the list of published tables, should a role have gone round the event triggers."""
     row = connection.execute(definitions.IN_STEP.encode()).fetchone()
     done = (row[0] if row else None) or []
-    return tuple(one["table"] for one in done if "error" not in one)
+    return InStep(
+        tuple(one["table"] for one in done if "error" not in one),
+        tuple(one["table"] for one in done if "error" in one),
+    )
 
 
 def notice(connection: Connection, tables: Sequence[str]) -> None:
