@@ -22,6 +22,9 @@ PREFIX = "pgkeep.ddl"
 OWN_SCHEMA = "pgkeep"
 """Where capture keeps its function; nothing in it is part of anybody's database."""
 
+# Of these, which are in no schema, we make several.
+_OWN_KINDS = ("event trigger", "publication")
+
 
 @dataclass(frozen=True, slots=True)
 class ChangedObject:
@@ -34,7 +37,9 @@ class ChangedObject:
 
     @property
     def is_own(self) -> bool:
-        return self.schema == OWN_SCHEMA or self.identity.startswith(OWN_SCHEMA)
+        if self.type in _OWN_KINDS:
+            return self.identity.startswith(f"{OWN_SCHEMA}_")
+        return OWN_SCHEMA in (self.schema, self.identity)
 
     @property
     def is_temporary(self) -> bool:
