@@ -669,3 +669,23 @@ def test_a_table_that_cannot_be_published_yet_is_told_in_the_journal(
                     "restore", "shop", "--target", target, "--to-last-reachable", expect=3
                 ).out
                 assert "short of the end of the journal" in out
+
+
+def test_a_role_s_own_schema_is_meant_also_where_another_role_restores(shop: Shop) -> None:
+    load_statements(
+        shop.source,
+        ("DROP ROLE IF EXISTS pitr_alice", "CREATE ROLE pitr_alice", "CREATE SCHEMA pitr_alice"),
+    )
+    try:
+        shop.run("GRANT ALL ON SCHEMA pitr_alice TO pitr_alice")
+        shop.workbench.pgkeep("backup", "shop")
+        load_statements(
+            shop.source, ("SET ROLE pitr_alice", "CREATE TABLE mine (id integer PRIMARY KEY)")
+        )
+        shop.journal.cut()
+        shop.restore("--to-last-reachable", "--no-owner", expect=3)
+        assert value(shop.target, "SELECT to_regclass('pitr_alice.mine') IS NOT NULL")
+    finally:
+        for url in (shop.source, shop.target):
+            load_statements(url, ("DROP OWNED BY pitr_alice CASCADE",))
+        load_statements(shop.source, ("DROP ROLE pitr_alice",))

@@ -303,7 +303,9 @@ class Onward:
         self._schema_changed = True
         settings = self._settings()
         try:
-            self._set({**dict(change.settings), "search_path": change.search_path})
+            # It may be done by another role than it was, whose own schema is not meant.
+            path = change.search_path.replace('"$user"', quote_identifier(change.role or "$user"))
+            self._set({**dict(change.settings), "search_path": path})
             self._take_role(change)
             self._connection.execute(change.query.encode())
         except psycopg.Error as exc:
