@@ -17,16 +17,20 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg import errors
 
 from comparison import assert_same, databases, load_statements, take_picture, value
 from conftest import Outcome, Workbench
 from journals import TestJournal, captured
+from pgkeep.capture.segments import pack
 from pgkeep.cli.context import Context
+from pgkeep.errors import StoreUnavailable
 from pgkeep.events import Silent
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.server import ScratchServer
@@ -34,7 +38,7 @@ from pgkeep.recovery.journey import choose_journey
 from pgkeep.recovery.moment import AtTransaction
 from pgkeep.recovery.onward import Onward, quiet_session
 from pgkeep.recovery.replay import Replayer, replay
-from pgkeep.recovery.target import insistent_triggers_off
+from pgkeep.repository.journal_copies import JournalCopies
 from pgkeep.repository.repository import open_contents
 from workload import Commit, Workload, picture
 
@@ -137,12 +141,12 @@ def replay_looking(history: History, backup: str, chosen: set[int]) -> int:
         AtTransaction(last.xid),
     )
     address = Address.parse(history.target)
-    names = [table.name for table in way.contents.tables]
-    with quiet_session(address) as connection, insistent_triggers_off(connection, names):
+    with quiet_session(address) as connection:
         onward = Onward(connection, way.contents, Silent(), owners=True)
         replayer = Stepping(onward.writer, onward.describe, onward.run_change, Silent())
         replayer.look(history, chosen)
-        done = replay(way.journey, replayer)
+        with onward.triggers_off():
+            done = replay(way.journey, replayer)
         onward.set_sequences(done.sequences)
     assert_as_it_was(history.target, last)
     return replayer.looked
@@ -494,3 +498,237 @@ def test_any_second_of_the_window_that_status_shows_can_be_drilled(shop: Shop) -
         assert document["outcome"] == "partial", "notes has no primary key"
         assert document["moment"]
         assert document["differences"] == []
+
+
+@pytest.mark.parametrize(
+    ("table", "before", "after"),
+    [
+        (
+            "items",
+            (),
+            (
+                "ALTER TABLE items DROP CONSTRAINT items_pkey",
+                "UPDATE items SET price = 0",
+                "ALTER TABLE items ADD PRIMARY KEY (id)",
+            ),
+        ),
+        (
+            "late",
+            ("CREATE TABLE late (id integer)", "INSERT INTO late VALUES (1)"),
+            (
+                "UPDATE late SET id = 2",
+                "ALTER TABLE late ADD PRIMARY KEY (id)",
+                "ALTER TABLE late RENAME TO later",
+                "ALTER TABLE later RENAME TO late",
+            ),
+        ),
+        (
+            "doubled",
+            (
+                "CREATE TABLE doubled (v integer, g integer GENERATED ALWAYS AS (v * 2) STORED)",
+                "ALTER TABLE doubled REPLICA IDENTITY FULL",
+                "INSERT INTO doubled VALUES (1)",
+            ),
+            ("UPDATE doubled SET v = 3",),
+        ),
+        (
+            "derived",
+            (
+                "CREATE TABLE derived (v integer,"
+                " g integer GENERATED ALWAYS AS (v * 2) STORED PRIMARY KEY)",
+                "INSERT INTO derived VALUES (1)",
+            ),
+            ("DELETE FROM derived",),
+        ),
+    ],
+)
+def test_a_table_that_has_lacked_an_identity_at_any_time_is_named(
+    shop: Shop, table: str, before: tuple[str, ...], after: tuple[str, ...]
+) -> None:
+    """Also if it has one at the moment: what was changed without is not in the journal."""
+    shop.run("DROP TABLE notes", *before)
+    shop.workbench.pgkeep("backup", "shop")
+    shop.run(*after)
+    shop.journal.cut()
+    told = shop.restore("--to-last-reachable", expect=3).out
+    assert f"table public.{table}: no replica identity" in told
+
+
+def test_a_transaction_of_many_segments_that_was_cut_short_is_applied_once(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Segments from within it lead nowhere, and capture begins again before it."""
+    shop.workbench.pgkeep("backup", "shop")
+    shop.journal.cut()
+    shop.run("INSERT INTO notes SELECT n::text FROM generate_series(1, 100) n")
+    monkeypatch.setattr("pgkeep.capture.capture.pack", partial(pack, limit_bytes=500))
+    put = JournalCopies.put
+    stored: list[str] = []
+
+    def put_some(copies: JournalCopies, path: str, *rest: Any) -> None:
+        if len(stored) == 4:
+            raise StoreUnavailable("killed in between")
+        stored.append(path)
+        put(copies, path, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JournalCopies, "put", put_some)
+        with pytest.raises(StoreUnavailable):
+            shop.journal.cut()
+    ours = "datname = current_database() AND pid <> pg_backend_pid()"
+    value(
+        shop.source, f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {ours}"
+    )
+    with captured(shop.workbench, shop.source, "pitr"):
+        shop.restore("--to-last-reachable", expect=3)
+    assert value(shop.target, "SELECT count(*) FROM notes") == 100
+
+
+def test_a_sequence_that_is_set_back_after_the_moment_gives_no_value_twice(shop: Shop) -> None:
+    shop.run(
+        "CREATE TABLE lines (id serial PRIMARY KEY, up bigint)", "CREATE SEQUENCE small MAXVALUE 9"
+    )
+    shop.workbench.pgkeep("backup", "shop")
+    shop.run("INSERT INTO lines SELECT nextval('lines_id_seq'), n FROM generate_series(1, 50) n")
+    moment = value(shop.source, "SELECT pg_current_wal_insert_lsn()::text")
+    shop.run(
+        "TRUNCATE lines RESTART IDENTITY",
+        "ALTER SEQUENCE small MAXVALUE 90",
+        "SELECT setval('small', 80)",
+    )
+    shop.journal.cut()
+    told = shop.restore("--to", str(moment), expect=3).out
+    assert "sequence public.lines_id_seq: was set back" in told
+    assert "sequence public.small: was given other bounds" in told
+    assert value(shop.target, "SELECT max(id) FROM lines") == 50
+    assert value(shop.target, "SELECT nextval('lines_id_seq')") == 51
+
+
+def test_sequences_are_found_beyond_the_segment_of_the_moment(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several segments that one look at the slot gives, the last one tells of them."""
+    shop.run("CREATE TABLE lines (id serial PRIMARY KEY)")
+    shop.workbench.pgkeep("backup", "shop")
+    shop.journal.cut()
+    monkeypatch.setattr("pgkeep.capture.capture.pack", partial(pack, limit_bytes=1))
+    shop.run("INSERT INTO lines DEFAULT VALUES", "INSERT INTO lines DEFAULT VALUES")
+    moment = value(shop.source, "SELECT pg_current_wal_insert_lsn()::text")
+    shop.run("INSERT INTO lines DEFAULT VALUES")
+    shop.journal.cut()
+    shop.restore("--to", str(moment), expect=3)
+    assert value(shop.target, "SELECT max(id) FROM lines") == 2
+    assert value(shop.target, "SELECT nextval('lines_id_seq') >= 3")
+
+
+@pytest.mark.parametrize(
+    ("before", "change", "state"),
+    [
+        ((), "ALTER TABLE items ENABLE ALWAYS TRIGGER note", "A"),
+        (
+            ("ALTER TABLE items ENABLE ALWAYS TRIGGER note",),
+            "ALTER TABLE items DISABLE TRIGGER note",
+            "D",
+        ),
+        (("ALTER TABLE items ENABLE ALWAYS TRIGGER note",), "DROP TRIGGER note ON items", None),
+    ],
+)
+def test_triggers_that_are_changed_on_the_way_stay_quiet(
+    shop: Shop, before: tuple[str, ...], change: str, state: str | None
+) -> None:
+    shop.run(
+        "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN INSERT INTO public.notes VALUES (TG_OP); RETURN NEW; END $$",
+        "CREATE TRIGGER note AFTER INSERT ON items FOR EACH ROW EXECUTE FUNCTION note()",
+        *before,
+    )
+    shop.workbench.pgkeep("backup", "shop")
+    shop.run(change, "INSERT INTO items VALUES (1000, 'new', 1)")
+    shop.journal.cut()
+    shop.restore("--to-last-reachable", expect=3)
+    assert take_picture(shop.source).rows == take_picture(shop.target).rows
+    kept = "SELECT max(tgenabled::text) FROM pg_trigger WHERE tgname = 'note'"
+    assert value(shop.target, kept) == state
+
+
+def test_constants_of_a_schema_change_mean_what_they_meant(shop: Shop) -> None:
+    shop.workbench.pgkeep("backup", "shop")
+    load_statements(
+        shop.source,
+        (
+            "SET TimeZone = 'America/New_York'",
+            "SET DateStyle = 'SQL, DMY'",
+            "ALTER TABLE items ADD at timestamptz DEFAULT '2024-01-01 12:00'",
+            "ALTER TABLE items ADD d date DEFAULT '01/02/2024'",
+        ),
+    )
+    shop.run("INSERT INTO items VALUES (1000, 'new', 1)")
+    shop.journal.cut()
+    shop.restore("--to-last-reachable", expect=3)
+    assert take_picture(shop.source).rows == take_picture(shop.target).rows
+
+
+def test_a_default_that_a_domain_works_out_anew_is_named(shop: Shop) -> None:
+    shop.run("CREATE DOMAIN stamp AS timestamptz DEFAULT now()")
+    shop.workbench.pgkeep("backup", "shop")
+    shop.run("ALTER TABLE items ADD at stamp")
+    shop.journal.cut()
+    told = shop.restore("--to-last-reachable", expect=3).out
+    assert "table public.items: column 'at' was added with its domain's default" in told
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        "SELECT pgkeep.publish('items'::regclass, pubname, false) FROM pg_publication",
+        "SELECT pgkeep.emit('sql_drop', 'DROP TABLE', 'postgres', '', '[]')",
+        "SELECT pgkeep.on_start() /* SET UNLOGGED items */",
+    ],
+)
+def test_whoever_may_connect_can_not_end_the_capture_of_a_table(shop: Shop, attempt: str) -> None:
+    role = ("DROP ROLE IF EXISTS pitr_anyone", "CREATE ROLE pitr_anyone")
+    load_statements(shop.source, role)
+    with psycopg.connect(shop.source, autocommit=True) as connection:
+        connection.execute("SET ROLE pitr_anyone")
+        with pytest.raises((errors.InsufficientPrivilege, errors.FeatureNotSupported)):
+            connection.execute(attempt.encode())
+
+
+def test_a_table_that_cannot_be_published_yet_is_told_in_the_journal(
+    workbench: Workbench, server: ScratchServer
+) -> None:
+    """Somebody holds a lock on it, as VACUUM does: what is changed until then is missing."""
+    with databases(server, "pitr_source", "pitr_target") as (source, target):
+        workbench.init(source)
+        load_statements(source, SHOP)
+        with psycopg.connect(source) as other:
+            other.execute("LOCK TABLE items IN SHARE UPDATE EXCLUSIVE MODE")
+            with captured(workbench, source, "pitr") as journal:
+                workbench.pgkeep("backup", "shop")
+                load_statements(source, ("UPDATE items SET price = 7",))
+                journal.capture.look_after()
+                journal.cut()
+                out = workbench.pgkeep(
+                    "restore", "shop", "--target", target, "--to-last-reachable", expect=3
+                ).out
+                assert "short of the end of the journal" in out
+
+
+def test_a_role_s_own_schema_is_meant_also_where_another_role_restores(shop: Shop) -> None:
+    load_statements(
+        shop.source,
+        ("DROP ROLE IF EXISTS pitr_alice", "CREATE ROLE pitr_alice", "CREATE SCHEMA pitr_alice"),
+    )
+    try:
+        shop.run("GRANT ALL ON SCHEMA pitr_alice TO pitr_alice")
+        shop.workbench.pgkeep("backup", "shop")
+        load_statements(
+            shop.source, ("SET ROLE pitr_alice", "CREATE TABLE mine (id integer PRIMARY KEY)")
+        )
+        shop.journal.cut()
+        shop.restore("--to-last-reachable", "--no-owner", expect=3)
+        assert value(shop.target, "SELECT to_regclass('pitr_alice.mine') IS NOT NULL")
+    finally:
+        for url in (shop.source, shop.target):
+            load_statements(url, ("DROP OWNED BY pitr_alice CASCADE",))
+        load_statements(shop.source, ("DROP ROLE pitr_alice",))

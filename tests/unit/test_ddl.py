@@ -130,6 +130,19 @@ def test_what_is_temporary_or_our_own_is_passed_over(found: ChangedObject) -> No
     assert treatment(change("CREATE TABLE", query, objects=(found,))) is Treatment.IGNORE
 
 
+@pytest.mark.parametrize(
+    "found",
+    [
+        ChangedObject("table", "pgkeepers", "pgkeepers.a"),
+        ChangedObject("schema", "", "pgkeep_shop"),
+        ChangedObject("table column", "public", "public.a.pgkeep"),
+    ],
+)
+def test_what_is_only_called_like_ours_is_not_passed_over(found: ChangedObject) -> None:
+    query = "ALTER TABLE a ADD b integer"
+    assert treatment(change("ALTER TABLE", query, objects=(found,))) is Treatment.RUN
+
+
 def test_publications_never_stop_a_replay() -> None:
     plain = change("CREATE PUBLICATION", "CREATE PUBLICATION a FOR ALL TABLES")
     own = change("ALTER PUBLICATION", "ALTER PUBLICATION pgkeep_changes SET TABLE a")

@@ -89,7 +89,7 @@ def begin_capture(request: CaptureRequest, reporter: Reporter) -> Iterator[Begun
         if found.slot is not None:  # before anything that may fail: who fails holds back WAL
             _refuse_what_cannot_be_continued(request, slot, found, found.slot)
         setup.make_ready(connection, found)
-        setup.put_in_step(connection)
+        left = setup.put_in_step(connection).left
         request.copies.make_equal()
         names = request.copies.names()
         tip = _continued(request, connection, found.slot, names)
@@ -98,6 +98,8 @@ def begin_capture(request: CaptureRequest, reporter: Reporter) -> Iterator[Begun
             tip = _new_chain(request, connection, slot, reporter)
         elif found.slot is not None and found.slot.confirmed < tip.end:
             slot.advance(tip.end)  # it was kept, and then we were killed
+        if left:
+            setup.notice(connection, left)  # what is changed in them until later will be missing
         numbers = [name.sequence for name in names if name.chain == tip.chain]
         number = max(numbers, default=tip.sequence)
         patience = max(_PATIENCE_SECONDS, request.slot_limit_bytes / _SLOWEST_BYTES_PER_SECOND)

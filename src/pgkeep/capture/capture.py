@@ -137,11 +137,11 @@ class Capture:
         """
         found = setup.look(self._connection, self._slot)
         setup.make_ready(self._connection, found)
-        repaired = setup.put_in_step(self._connection)
-        if repaired:
-            setup.notice(self._connection, repaired)
+        found_now = setup.put_in_step(self._connection)
+        if found_now.repaired or found_now.left:
+            setup.notice(self._connection, (*found_now.repaired, *found_now.left))
         self._catalog.look()
-        return repaired
+        return found_now.repaired
 
     def _tell_of_drift(self, got: _Got, position: Position) -> None:
         if got.schema_changes:

@@ -94,7 +94,9 @@ def drop_publication(name: str) -> str:
 
 
 # Puts a table into a publication of changes that nobody holds, or takes it out of the one that it
-# is in. Why it could not is returned; nothing if it could.
+# is in. Why it could not is returned; nothing if it could. They are chosen at random, so that an
+# open migration seldom holds the one that another table has to leave. If it does, that table's
+# updates would fail now that it has no identity: so all of its columns become one.
 PUBLISH = f"""
 CREATE OR REPLACE FUNCTION {SCHEMA}.publish(relation oid, place text, wanted boolean) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms'
@@ -102,16 +104,18 @@ AS $function$
 DECLARE
     found_place text;
     full_name text;
+    problem text;
     give_up timestamptz := clock_timestamp() + interval '1 second';
 BEGIN
     SELECT format('%I.%I', n.nspname, c.relname) INTO full_name
       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = relation;
     LOOP
         SELECT b.pubname INTO found_place
-          FROM pg_publication b
-         WHERE b.pubname LIKE 'pgkeep\\_changes\\_%'
-           AND (place IS NULL OR b.pubname = place)
-           AND pg_try_advisory_xact_lock({_LOCK_CLASS}, right(b.pubname, 1)::int)
+          FROM (SELECT p.pubname FROM pg_publication p
+                 WHERE p.pubname LIKE 'pgkeep\\_changes\\_%'
+                   AND (place IS NULL OR p.pubname = place)
+                 ORDER BY random() OFFSET 0) b
+         WHERE pg_try_advisory_xact_lock({_LOCK_CLASS}, right(b.pubname, 1)::int)
          LIMIT 1;
         EXIT WHEN FOUND OR clock_timestamp() > give_up;
         PERFORM pg_sleep(0.02);
@@ -123,11 +127,19 @@ BEGIN
         CASE WHEN wanted THEN 'ADD' ELSE 'DROP' END, full_name);
     RETURN NULL;
 EXCEPTION WHEN OTHERS THEN
-    RAISE LOG 'pgkeep: publication of %: %', full_name, SQLERRM;
-    RETURN SQLERRM;
+    problem := SQLERRM;
+    IF NOT wanted THEN
+        BEGIN
+            EXECUTE format('ALTER TABLE ONLY %s REPLICA IDENTITY FULL', full_name);
+            problem := problem || '; the table has REPLICA IDENTITY FULL instead';
+        EXCEPTION WHEN OTHERS THEN
+            problem := problem || '; ' || SQLERRM;
+        END;
+    END IF;
+    RAISE LOG 'pgkeep: publication of %: %', full_name, problem;
+    RETURN problem;
 END
-$function$;
-REVOKE ALL ON FUNCTION {SCHEMA}.publish FROM PUBLIC"""
+$function$"""
 
 # It looks at `tables`, or at all. What was done, or could not be, is returned.
 KEEP_IN_STEP = f"""
@@ -163,8 +175,8 @@ $function$"""
 
 # SET UNLOGGED is refused for a table in a list of published ones. Which table it is for is not
 # known before it is done: so all that the statement may mean step aside, and come back after it.
-STEP_ASIDE = f"""
-CREATE OR REPLACE FUNCTION {SCHEMA}.step_aside() RETURNS void
+ON_START = f"""
+CREATE OR REPLACE FUNCTION {SCHEMA}.on_start() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     statement text := lower(current_query());
@@ -177,18 +189,16 @@ BEGIN
           WHERE strpos(statement, lower(c.relname)) > 0;
         PERFORM set_config('pgkeep.stepping_aside', 'off', true);
     END IF;
-END
-$function$"""
-
-ON_START = f"""
-CREATE OR REPLACE FUNCTION {SCHEMA}.on_start() RETURNS event_trigger
-LANGUAGE plpgsql AS $function$
-BEGIN
-    PERFORM {SCHEMA}.step_aside();
 EXCEPTION WHEN OTHERS THEN
     RAISE LOG 'pgkeep: %', SQLERRM;
 END
 $function$"""
+
+# On these depends what a constant in a statement means: a time without a zone, 01/02/2024.
+_SETTINGS = ", ".join(
+    f"'{name}', current_setting('{name}')"
+    for name in ("TimeZone", "DateStyle", "IntervalStyle", "standard_conforming_strings")
+)
 
 # A message is written once for each event; the text of what a client sent at once is in the first
 # of them only: a file with a thousand statements would be written a thousand times.
@@ -208,10 +218,9 @@ BEGIN
         'version', 1, 'event', event, 'tag', tag, 'query', statement,
         'role', CASE WHEN pg_has_role(session_user, role, 'MEMBER') THEN role ELSE '' END,
         'session_role', session_user, 'search_path', path, 'at', clock_timestamp(),
-        'objects', detail)::text);
+        'settings', jsonb_build_object({_SETTINGS}), 'objects', detail)::text);
 END
-$function$;
-REVOKE ALL ON FUNCTION {SCHEMA}.emit FROM PUBLIC"""
+$function$"""
 
 # What capture says itself of a change that nothing else has told of.
 NOTICE = f"""
@@ -300,6 +309,13 @@ BEGIN
 END
 $function$"""
 
+# Functions are everybody's at first: whoever may connect could take a table out of what is
+# captured, or tell of a change that there was not. The others do nothing outside of an event
+# trigger, or only what is right.
+PRIVATE = f"""
+REVOKE EXECUTE ON FUNCTION {SCHEMA}.publish(oid, text, boolean),
+    {SCHEMA}.emit(text, text, text, text, jsonb) FROM PUBLIC"""
+
 EVENT_TRIGGERS = {
     "pgkeep_start": ("ddl_command_start", "on_start"),
     "pgkeep_command": ("ddl_command_end", "on_command"),
@@ -326,7 +342,6 @@ $function$"""
 FUNCTIONS = (
     PUBLISH,
     KEEP_IN_STEP,
-    STEP_ASIDE,
     ON_START,
     EMIT,
     RECORD,

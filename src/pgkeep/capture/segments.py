@@ -94,7 +94,9 @@ def pack(
         if len(stretch.body) >= limit_bytes:
             yield stretch
             stretch = Stretch(
-                begins_whole=stretch.ends_whole, changes_of_schema=stretch.changes_of_schema
+                begins_whole=stretch.ends_whole,
+                ends_whole=stretch.ends_whole,
+                changes_of_schema=stretch.changes_of_schema,
             )
         stretch.add(message, own_prefix)
     if stretch.body or stretch.end is not None:

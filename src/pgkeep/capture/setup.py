@@ -65,14 +65,24 @@ def remove(connection: Connection, slot: Slot) -> None:
             connection.execute(statement.encode())
 
 
-def put_in_step(connection: Connection) -> tuple[str, ...]:
-    """Repair the list of published tables, should a role have gone round the event triggers.
+@dataclass(frozen=True, slots=True)
+class InStep:
+    """What putting the publications in step has come to, by the tables' names."""
 
-    What was repaired: those tables' changes were not published, or their updates may have failed.
-    """
+    repaired: tuple[str, ...]
+    """These were not published as they should have been, or their updates may have failed."""
+    left: tuple[str, ...]
+    """These still are not: somebody holds a lock on them, as VACUUM does."""
+
+
+def put_in_step(connection: Connection) -> InStep:
+    """Repair the list of published tables, should a role have gone round the event triggers."""
     row = connection.execute(definitions.IN_STEP.encode()).fetchone()
     done = (row[0] if row else None) or []
-    return tuple(one["table"] for one in done if "error" not in one)
+    return InStep(
+        tuple(one["table"] for one in done if "error" not in one),
+        tuple(one["table"] for one in done if "error" in one),
+    )
 
 
 def own_prefix(connection: Connection) -> bytes:
@@ -143,10 +153,15 @@ def _missing(connection: Connection) -> Iterator[str]:
         "  ARRAY(SELECT evtname::text FROM pg_catalog.pg_event_trigger WHERE evtenabled = 'A'),"
         "  ARRAY(SELECT evtname::text FROM pg_catalog.pg_event_trigger),"
         "  ARRAY(SELECT pg_catalog.md5(p.prosrc) FROM pg_catalog.pg_proc p"
-        "    JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'pgkeep')"
+        "    JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'pgkeep'),"
+        "  (SELECT count(*) = 2 FROM pg_catalog.pg_proc p"
+        "    JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'pgkeep'"
+        "     AND p.proname IN ('publish', 'emit') AND NOT EXISTS (SELECT FROM"
+        "         pg_catalog.aclexplode(COALESCE(p.proacl, pg_catalog.acldefault('f', p.proowner)))"
+        "         WHERE grantee = 0))"
     ).fetchone()
     assert row is not None
-    has_schema, has_token, publications, enabled, triggers, sources = row
+    has_schema, has_token, publications, enabled, triggers, sources, are_private = row
     if not has_schema:
         yield definitions.CREATE_SCHEMA
         yield definitions.COMMENT_SCHEMA
@@ -159,6 +174,8 @@ def _missing(connection: Connection) -> Iterator[str]:
         yield definitions.drop_publication(name)  # there may be one that publishes something else
         yield definitions.CREATE_CHANGES.get(name, definitions.CREATE_ROWS)
     yield from _missing_functions(connection, set(sources))
+    if not are_private:
+        yield definitions.PRIVATE.strip()
     for name in definitions.EVENT_TRIGGERS:
         if name not in triggers:
             yield definitions.create_event_trigger(name)

@@ -22,6 +22,9 @@ PREFIX = "pgkeep.ddl"
 OWN_SCHEMA = "pgkeep"
 """Where capture keeps its function; nothing in it is part of anybody's database."""
 
+# Of these, which are in no schema, we make several.
+_OWN_KINDS = ("event trigger", "publication")
+
 
 LONGEST_QUERY = 1_000_000
 """What is longer is cut off there, in characters."""
@@ -38,7 +41,9 @@ class ChangedObject:
 
     @property
     def is_own(self) -> bool:
-        return self.schema == OWN_SCHEMA or self.identity.startswith(OWN_SCHEMA)
+        if self.type in _OWN_KINDS:
+            return self.identity.startswith(f"{OWN_SCHEMA}_")
+        return OWN_SCHEMA in (self.schema, self.identity)
 
     @property
     def is_temporary(self) -> bool:
@@ -63,6 +68,8 @@ class SchemaChange:
     """Which of its statement's events it is."""
     event: str = ""
     """The event trigger's; or what capture told itself: `noticed`, `not_published`."""
+    settings: tuple[tuple[str, str], ...] = ()
+    """Those of the session on which the meaning of constants depends."""
 
     def __str__(self) -> str:
         if self.event == "noticed":
@@ -99,6 +106,10 @@ class ChangeReader:
                 objects=tuple(_object(one) for one in document.get("objects") or ()),
                 rewrites=document["event"] == "table_rewrite",
                 event=str(document["event"]),
+                settings=tuple(
+                    (str(name), str(value))
+                    for name, value in (document.get("settings") or {}).items()
+                ),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as exc:
             raise JournalInvalid("the journal holds a schema change that cannot be read") from exc
@@ -170,6 +181,8 @@ def treatment(change: SchemaChange) -> Treatment:
         return Treatment.IGNORE
     if change.tag == "REFRESH MATERIALIZED VIEW":
         return Treatment.IGNORE  # all of them are filled at the end
+    if change.tag == "REVOKE" and not objects[1:] and f" {OWN_SCHEMA}." in change.query:
+        return Treatment.IGNORE  # it names no object
     if change.tag.endswith(" PUBLICATION"):
         return _of_publication(change)
     if change.nested or any(one.in_extension or one.type == _MATVIEW for one in objects):

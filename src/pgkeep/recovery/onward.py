@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import LiteralString
@@ -12,7 +12,7 @@ import psycopg
 
 from pgkeep.errors import ReplayFailed, TargetNotReady
 from pgkeep.events import Noticed, Reporter, StageBegan, StageEnded
-from pgkeep.model import Contents, SequenceValue, TableContents, TableName, quote_identifier
+from pgkeep.model import Contents, TableContents, TableName, quote_identifier
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.ddl import OWN_SCHEMA, SchemaChange
 from pgkeep.postgres.pgoutput import Relation
@@ -21,21 +21,53 @@ from pgkeep.postgres.statements import set_sequence
 from pgkeep.recovery import target
 from pgkeep.recovery.apply import Writer
 from pgkeep.recovery.journey import Journey
-from pgkeep.recovery.replay import STAGE, Replayed, Replayer, replay
+from pgkeep.recovery.replay import STAGE, Replayed, Replayer, SequenceSamples, replay
+from pgkeep.recovery.sequences import sequence_state
 from pgkeep.recovery.survey import Transaction
 from pgkeep.recovery.tables import TargetTable, describe_table
 
+# What capture publishes no updates and deletes of: as it decides that (definitions._HAS_IDENTITY).
 _WITHOUT_IDENTITY: LiteralString = """
-    SELECT n.nspname, c.relname, c.relpersistence = 'u'
+    SELECT c.oid::int8, c.relpersistence = 'u'
       FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
      WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
        AND c.relpersistence <> 't'
-       AND (c.relpersistence = 'u' OR c.relreplident = 'n'
-            OR c.relreplident IN ('d', 'i') AND NOT EXISTS (
-                SELECT FROM pg_catalog.pg_index i
-                 WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate
-                   AND CASE c.relreplident WHEN 'd' THEN i.indisprimary ELSE i.indisreplident END))
-     ORDER BY 1, 2"""
+       AND (c.relpersistence = 'u' OR NOT
+            CASE c.relreplident
+                WHEN 'f' THEN NOT EXISTS (
+                    SELECT FROM pg_catalog.pg_attribute a
+                     WHERE a.attrelid = c.oid AND a.attgenerated <> '' AND NOT a.attisdropped)
+                ELSE EXISTS (
+                    SELECT FROM pg_catalog.pg_index i
+                     WHERE i.indrelid = c.oid AND i.indisvalid AND i.indisunique AND i.indimmediate
+                       AND CASE c.relreplident WHEN 'd' THEN i.indisprimary
+                                               WHEN 'i' THEN i.indisreplident ELSE false END
+                       AND NOT EXISTS (
+                           SELECT FROM pg_catalog.pg_attribute a
+                            WHERE a.attrelid = c.oid AND a.attnum = ANY (i.indkey)
+                              AND a.attgenerated <> ''))
+                END)"""
+
+# Columns that were added to rows which take their value from a domain's default, worked out when
+# the column was added: with the clock of the replay, if it is no constant.
+_WORKED_OUT: LiteralString = """
+    SELECT n.nspname, c.relname, a.attname
+      FROM pg_catalog.pg_attribute a
+      JOIN pg_catalog.pg_type t ON t.oid = a.atttypid AND t.typtype = 'd'
+      JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+     WHERE a.atthasmissing AND NOT a.atthasdef AND NOT a.attisdropped
+       AND t.typdefaultbin::pg_catalog.text NOT LIKE '{CONST %'
+     ORDER BY 1, 2, 3"""
+
+_NAMES: LiteralString = """
+    SELECT c.oid::int8, n.nspname, c.relname
+      FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+     WHERE c.oid = ANY (%s) ORDER BY 2, 3"""
+
+_SETTINGS = (
+    "TimeZone", "DateStyle", "IntervalStyle", "standard_conforming_strings", "search_path",
+)  # fmt: skip
 
 _OF_EXTENSION: LiteralString = """
     SELECT EXISTS (SELECT FROM pg_catalog.pg_class c
@@ -97,7 +129,7 @@ def go_on(
     reporter.report(StageBegan(STAGE, total_rows=survey.changes))
     with quiet_session(address) as connection, translated(address):
         onward = Onward(connection, contents, reporter, owners=owners)
-        with target.insistent_triggers_off(connection, _names(contents)):
+        with onward.triggers_off():
             done = onward.replay(journey)
         onward.set_sequences(done.sequences)
         not_exact = tuple(onward.not_exact())
@@ -127,11 +159,6 @@ def quiet_session(address: Address) -> Iterator[Connection]:
         yield connection
 
 
-def _names(contents: Contents) -> tuple[TableName, ...]:
-    names = {table.name for table in contents.tables}
-    return tuple(sorted(names | {table.load_name for table in contents.tables}))
-
-
 class Onward:
     """The target's side of a replay."""
 
@@ -148,6 +175,23 @@ class Onward:
         self._passed_over: set[TableName] = set()
         self._described = 0
         self._schema_changed = False
+        self._without_identity: dict[int, bool] = {}
+        """Tables that have lacked an identity at any time, by their oid; true if unlogged."""
+        self._triggers = target.InsistentTriggers(connection)
+        self._not_exact: list[NotExact] = []
+        self._look_for_identities()
+
+    @contextmanager
+    def triggers_off(self) -> Iterator[None]:
+        """No trigger acts on what is replayed; `run_change` finds them as they were."""
+        self._triggers.off(self._tables())
+        try:
+            yield
+        finally:
+            self._triggers.on()
+
+    def _tables(self) -> tuple[TableName, ...]:
+        return tuple(sorted(existing(self._connection, "r", "p")))
 
     def replay(self, journey: Journey) -> Replayed:
         """Apply the journey's transactions."""
@@ -157,21 +201,45 @@ class Onward:
         finally:
             replayer.close()
 
-    def set_sequences(self, values: Iterable[SequenceValue]) -> None:
-        """A sample may come from later, and name sequences that were not there yet."""
-        there = existing(self._connection, "S")
+    def set_sequences(self, samples: SequenceSamples) -> None:
+        """Put each where it stood at the moment or soon after, so that no value is given twice.
+
+        A sample may come from later, and name sequences that were not there yet, or have other
+        bounds, or were set back after the moment.
+        """
+        if not samples.is_whole:
+            self._not_exact.append(
+                NotExact("sequences", "the journal ends before it tells where all of them stood")
+            )
         with self._connection.transaction():
-            for value in values:
-                if value.name in there:
-                    self._connection.execute(set_sequence(value).encode())
+            for name in sorted(existing(self._connection, "S")):
+                self._set_sequence(name, samples)
+
+    def _set_sequence(self, name: TableName, samples: SequenceSamples) -> None:
+        found = sequence_state(self._connection, name)
+        if found is None:
+            return
+        before = samples.before.get(name, found.value)
+        wanted = samples.after.get(name, before)
+        if found.is_farther(before, wanted) or found.table in samples.set_back:
+            why = "was set back soon after the moment: it is at least past its column's values"
+            self._not_exact.append(NotExact(f"sequence {name}", why))
+            wanted = found.past_its_column(self._connection, before)
+        if wanted != found.within_bounds(wanted):
+            why = "was given other bounds after the moment: it is at the nearest value"
+            self._not_exact.append(NotExact(f"sequence {name}", why))
+        if wanted != found.value:
+            self._connection.execute(set_sequence(found.within_bounds(wanted)).encode())
 
     def not_exact(self) -> Iterator[NotExact]:
         """What the journal does not carry."""
-        rows = self._connection.execute(_WITHOUT_IDENTITY).fetchall()
-        for schema, name, unlogged in rows:
+        oids = list(self._without_identity)
+        rows = self._connection.execute(_NAMES, (oids,)).fetchall() if oids else []
+        for oid, schema, name in rows:
             table = TableName(schema, name)
             if table.schema == OWN_SCHEMA or not (table in self._known or self._schema_changed):
                 continue
+            unlogged = self._without_identity[oid]
             why = (
                 "unlogged: as of the backup" if unlogged else "no replica identity: rows that were"
             )
@@ -180,8 +248,16 @@ class Onward:
             yield NotExact(f"table {table}", why)
         for table in sorted(self._passed_over):
             yield NotExact(f"table {table}", "belongs to an extension: as of the backup")
+        for schema, name, column in self._connection.execute(_WORKED_OUT).fetchall():
+            why = f"column {column!r} was added with its domain's default, worked out once more"
+            yield NotExact(f"table {TableName(schema, name)}", why)
+        yield from self._not_exact
         if self._has_large_objects:
             yield NotExact("large objects", "not in the journal: as of the backup")
+
+    def _look_for_identities(self) -> None:
+        """Whoever has one at the end may have lacked it when rows were changed."""
+        self._without_identity.update(self._connection.execute(_WITHOUT_IDENTITY).fetchall())
 
     # --- tables -----------------------------------------------------------------------------
 
@@ -223,9 +299,14 @@ class Onward:
     def run_change(self, change: SchemaChange) -> None:
         """Do a schema change again."""
         self.writer.drop_stages()
+        self._triggers.on()
         self._schema_changed = True
+        settings = self._settings()
         try:
-            self._take_role_and_path(change)
+            # It may be done by another role than it was, whose own schema is not meant.
+            path = change.search_path.replace('"$user"', quote_identifier(change.role or "$user"))
+            self._set({**dict(change.settings), "search_path": path})
+            self._take_role(change)
             self._connection.execute(change.query.encode())
         except psycopg.Error as exc:
             message = (exc.diag.message_primary or str(exc)).splitlines()[0]
@@ -235,12 +316,26 @@ class Onward:
         finally:
             if not self._connection.closed:
                 self._connection.execute(b"RESET ROLE")
-                self._connection.execute(b"SET search_path = ''")
+                self._set(settings)
+        self._triggers.off(self._tables())
+        self._look_for_identities()
 
-    def _take_role_and_path(self, change: SchemaChange) -> None:
-        self._connection.execute(
-            "SELECT pg_catalog.set_config('search_path', %s, false)", (change.search_path,)
-        )
+    def _settings(self) -> dict[str, str]:
+        """Those that a change of the schema may need otherwise."""
+        rows = self._connection.execute(
+            "SELECT name, pg_catalog.current_setting(name) FROM pg_catalog.unnest(%s::text[]) name",
+            (list(_SETTINGS),),
+        ).fetchall()
+        return dict(rows)
+
+    def _set(self, settings: Mapping[str, str]) -> None:
+        for name in _SETTINGS:
+            if name in settings:
+                self._connection.execute(
+                    "SELECT pg_catalog.set_config(%s, %s, false)", (name, settings[name])
+                )
+
+    def _take_role(self, change: SchemaChange) -> None:
         if not change.role or not self._owners:
             return
         try:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from pgkeep.errors import JournalInvalid, ReplayFailed
 from pgkeep.events import Progressed, Reporter
-from pgkeep.model import Lsn, SequenceValue, TableName
+from pgkeep.model import Lsn, Segment, SequenceValue, TableName
 from pgkeep.postgres import ddl, pgoutput
 from pgkeep.postgres.pgoutput import Begin, LogicalMessage, Relation, Truncate
 from pgkeep.recovery.apply import Batch, Writer
@@ -25,6 +25,21 @@ BATCH_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
+class SequenceSamples:
+    """Where sequences stood, last before the moment and first after it.
+
+    Where one was not set back in between, it stood between the two.
+    """
+
+    before: Mapping[TableName, SequenceValue]
+    after: Mapping[TableName, SequenceValue]
+    set_back: frozenset[TableName]
+    """Tables that were emptied after the moment, their sequences with them."""
+    is_whole: bool
+    """Whether the journal goes far enough to tell all that are at or past the moment."""
+
+
+@dataclass(frozen=True, slots=True)
 class Replayed:
     """What was applied, and where the sequences stood then or soon after."""
 
@@ -32,7 +47,7 @@ class Replayed:
     changes: int
     schema_changes: int
     tables: frozenset[TableName]
-    sequences: tuple[SequenceValue, ...]
+    sequences: SequenceSamples
 
 
 class Replayer:
@@ -74,6 +89,11 @@ class Replayer:
         if self._relations.get(relation.oid) != relation:
             self._relations[relation.oid] = relation
             self._tables.pop(relation.oid, None)
+
+    def name_of(self, oid: int) -> TableName | None:
+        """What a table is called, if the journal has told so far."""
+        relation = self._relations.get(oid)
+        return None if relation is None else relation.name
 
     def take(self, data: bytes) -> None:
         """One message of a transaction that is to be applied."""
@@ -173,10 +193,12 @@ def replay(journey: Journey, replayer: Replayer) -> Replayed:
     """
     stream = _Stream(journey, replayer)
     for head, frames in journey.reader.read(journey.route.segments):
-        stream.take_segment(head.end, frames)
+        stream.take_segment(head, frames)
         if stream.ended and head.ends_whole:
             break
     replayer.settle()
+    if not stream.is_sampled:
+        stream.look_further(journey)
     if replayer.transactions != journey.survey.transactions:
         raise JournalInvalid("the journal changed between two looks at it")
     return Replayed(
@@ -197,16 +219,33 @@ class _Stream:
         self._backup_lsn = Lsn.parse(journey.point.lsn)
         self._replayer = replayer
         self._applies = False
-        self._sequences: dict[TableName, SequenceValue] = {}
+        self._before_it: dict[TableName, SequenceValue] = {}
+        self._after_it: dict[TableName, SequenceValue] = {}
+        self._set_back: set[TableName] = set()
         self._xid = 0
         self.ended = False
+        self.sequence = 0
+        """The number of the segment that was taken last."""
+        self.is_sampled = False
+        """Whether sequences were looked at after all that this segment has."""
 
     @property
-    def sequences(self) -> tuple[SequenceValue, ...]:
-        return tuple(self._sequences.values())
+    def sequences(self) -> SequenceSamples:
+        return SequenceSamples(
+            self._before_it, self._after_it, frozenset(self._set_back), self.is_sampled
+        )
 
-    def take_segment(self, end: int, frames: Iterator[Frame]) -> None:
-        take = self._replayer.take
+    def look_further(self, journey: Journey) -> None:
+        """Beyond the end, for where the sequences stood."""
+        self.ended = True
+        for head, frames in journey.reader.read(journey.route.after(self.sequence)):
+            self.take_segment(head, frames)
+            if self.is_sampled:
+                return
+
+    def take_segment(self, head: Segment, frames: Iterator[Frame]) -> None:
+        take, end = self._replayer.take, head.end
+        self.sequence, self.is_sampled = head.sequence, _ends_a_look(head)
         for frame in frames:
             data = frame.data
             if frame.kind != FrameKind.MESSAGE:
@@ -214,7 +253,7 @@ class _Stream:
                 if frame.kind == FrameKind.SEQUENCES and end > self._backup_lsn:
                     self._sample(data)
             elif self.ended:
-                continue
+                self._take_from_beyond(data)
             elif data[:1] == pgoutput.BEGIN:
                 self._begin(data)
             elif data[:1] == pgoutput.COMMIT:
@@ -224,9 +263,19 @@ class _Stream:
             elif self._applies:
                 take(data)
             elif data[:1] == pgoutput.RELATION:
-                relation = pgoutput.parse(data)
-                assert isinstance(relation, Relation)
-                self._replayer.know(relation)
+                self._know(data)
+
+    def _know(self, data: bytes) -> None:
+        relation = pgoutput.parse(data)
+        assert isinstance(relation, Relation)
+        self._replayer.know(relation)
+
+    def _take_from_beyond(self, data: bytes) -> None:
+        """Of what came after the moment, only what tells of sequences counts."""
+        if data[:1] == pgoutput.RELATION:
+            self._know(data)
+        elif data[:1] == pgoutput.TRUNCATE:
+            self._note_set_back(data)
 
     def _begin(self, data: bytes) -> None:
         begin = pgoutput.parse(data)
@@ -235,9 +284,23 @@ class _Stream:
         self.ended = self._before is not None and begin.commit_lsn >= self._before
         self._applies = not self.ended and not self._snapshot.shows(begin.xid)
 
+    def _note_set_back(self, data: bytes) -> None:
+        message = pgoutput.parse(data)
+        assert isinstance(message, Truncate)
+        if message.restart_sequences:
+            names = (self._replayer.name_of(oid) for oid in message.relations)
+            self._set_back.update(name for name in names if name is not None)
+
     def _sample(self, data: bytes) -> None:
+        known = self._after_it if self.ended else self._before_it
         for value in parse_sequences(data):
-            self._sequences[value.name] = value
+            known[value.name] = value
+
+
+def _ends_a_look(head: Segment) -> bool:
+    """Whether capture sampled the sequences for it: of several segments that one look at the slot
+    gave, only for the last, which covers more than its last commit."""
+    return head.ends_whole and head.covered != head.last_commit
 
 
 def parse_sequences(data: bytes) -> Sequence[SequenceValue]:

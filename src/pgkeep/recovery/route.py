@@ -29,6 +29,10 @@ class Route:
     def size_bytes(self) -> int:
         return sum(segment.size_bytes for segment in self.segments)
 
+    def after(self, sequence: int) -> tuple[SegmentName, ...]:
+        """What follows a segment in the run, also beyond the route."""
+        return tuple(one for one in self.run.segments if one.sequence > sequence)
+
 
 def continues(run: Run, point: SnapshotPoint) -> bool:
     """Whether all that a backup does not show is in the run, as far as names tell."""

@@ -115,31 +115,43 @@ _INSISTENT: LiteralString = """
        AND (n.nspname, c.relname) IN (SELECT * FROM unnest(%s::text[], %s::text[]))"""
 
 
+class InsistentTriggers:
+    """ENABLE ALWAYS and ENABLE REPLICA triggers and rules, which replica mode leaves on.
+
+    Whoever changes the schema must find them as they were: so `on` and `off` may alternate.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._off: list[tuple[str, str, str]] = []
+
+    def off(self, names: Sequence[TableName]) -> None:
+        """Switch off those of some tables, and remember how they were."""
+        schemas, tables = [name.schema for name in names], [name.name for name in names]
+        rows = self._connection.execute(_INSISTENT, (schemas, tables)).fetchall()
+        for schema, table, kind, name, enabled in rows:
+            alter = f"ALTER TABLE IF EXISTS {TableName(schema, table).sql}"
+            what = f"{kind} {quote_identifier(name)}"
+            self._connection.execute(f"{alter} DISABLE {what}".encode())
+            self._off.append((alter, what, "ALWAYS" if enabled == "A" else "REPLICA"))
+
+    def on(self) -> None:
+        """As they were, as long as the connection lives and the table is there."""
+        found, self._off = self._off, []
+        if not self._connection.closed:
+            for alter, what, how in found:
+                self._connection.execute(f"{alter} ENABLE {how} {what}".encode())
+
+
 @contextmanager
 def insistent_triggers_off(connection: Connection, names: Sequence[TableName]) -> Iterator[None]:
-    """Switch ENABLE ALWAYS and ENABLE REPLICA triggers and rules off: replica mode leaves them on.
-
-    They are switched on again however the block ends, as long as the connection lives and the
-    table is there.
-    """
-    schemas, tables = [name.schema for name in names], [name.name for name in names]
-    rows = connection.execute(_INSISTENT, (schemas, tables)).fetchall()
-    found = [
-        (
-            f"ALTER TABLE IF EXISTS {TableName(schema, table).sql}",
-            f"{kind} {quote_identifier(name)}",
-            "ALWAYS" if enabled == "A" else "REPLICA",
-        )
-        for schema, table, kind, name, enabled in rows
-    ]
-    for alter, what, _ in found:
-        connection.execute(f"{alter} DISABLE {what}".encode())
+    """Without those of some tables while the block runs; they are on again however it ends."""
+    triggers = InsistentTriggers(connection)
+    triggers.off(names)
     try:
         yield
     finally:
-        if not connection.closed:
-            for alter, what, how in found:
-                connection.execute(f"{alter} ENABLE {how} {what}".encode())
+        triggers.on()
 
 
 def missing_roles(connection: Connection, contents: Contents) -> tuple[str, ...]:
