@@ -16,32 +16,13 @@ Nobody waits for a lock: advisory locks tell which publication is free.
 from __future__ import annotations
 
 from pgkeep.postgres.ddl import LONGEST_QUERY, PREFIX
+from pgkeep.postgres.replica_identity import HAS_IDENTITY
 
 SCHEMA = "pgkeep"
 ROWS = "pgkeep_rows"
 CHANGES = tuple(f"pgkeep_changes_{number}" for number in range(1, 9))
 
 _LOCK_CLASS = 0x70676B63  # "pgkc": one for each publication of changes
-
-# A table that may be in the publication of updates and deletes. The index must be one that the
-# server takes as an identity (relcache.c, RelationGetIndexList), and none of its columns generated:
-# those are not published. Version 18 refuses updates where generated columns belong to a FULL
-# identity.
-_HAS_IDENTITY = """
-       CASE c.relreplident
-           WHEN 'f' THEN NOT EXISTS (
-               SELECT FROM pg_catalog.pg_attribute a
-                WHERE a.attrelid = c.oid AND a.attgenerated <> '' AND NOT a.attisdropped)
-           ELSE EXISTS (
-               SELECT FROM pg_catalog.pg_index i
-                WHERE i.indrelid = c.oid AND i.indisvalid AND i.indisunique AND i.indimmediate
-                  AND CASE c.relreplident WHEN 'd' THEN i.indisprimary
-                                          WHEN 'i' THEN i.indisreplident ELSE false END
-                  AND NOT EXISTS (
-                      SELECT FROM pg_catalog.pg_attribute a
-                       WHERE a.attrelid = c.oid AND a.attnum = ANY (i.indkey)
-                         AND a.attgenerated <> ''))
-           END"""
 
 _KEPT = """c.relkind = 'r' AND c.relpersistence = 'p' AND c.oid >= 16384
        AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgkeep')"""
@@ -60,7 +41,7 @@ WITHOUT_IDENTITY = f"""
       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
       LEFT JOIN ({_PUBLISHED}) p ON p.oid = c.oid
      WHERE {_KEPT}
-       AND NOT ({_HAS_IDENTITY} AND (p.oid IS NOT NULL
+       AND NOT ({HAS_IDENTITY} AND (p.oid IS NOT NULL
                 OR pg_catalog.pg_has_role(c.relowner, 'USAGE')
                    AND NOT EXISTS (SELECT FROM pg_catalog.pg_publication
                                     WHERE pubname = '{ROWS}')))
@@ -159,7 +140,7 @@ BEGIN
           FROM (SELECT DISTINCT unnest(tables)) t (oid)
           JOIN pg_class c ON c.oid = t.oid
           JOIN pg_namespace n ON n.oid = c.relnamespace
-         CROSS JOIN LATERAL (SELECT {_KEPT} AND {_HAS_IDENTITY} AS fit) f
+         CROSS JOIN LATERAL (SELECT {_KEPT} AND {HAS_IDENTITY} AS fit) f
           LEFT JOIN ({_PUBLISHED}) p ON p.oid = c.oid
          WHERE CASE WHEN p.oid IS NULL THEN f.fit AND pg_has_role(c.relowner, 'USAGE')
                     ELSE NOT f.fit END

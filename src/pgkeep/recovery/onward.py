@@ -16,6 +16,7 @@ from pgkeep.model import Contents, TableContents, TableName, quote_identifier
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.ddl import OWN_SCHEMA, SchemaChange
 from pgkeep.postgres.pgoutput import Relation
+from pgkeep.postgres.replica_identity import HAS_IDENTITY
 from pgkeep.postgres.session import BYTES_AS_THEY_ARE, Connection, connect, translated
 from pgkeep.postgres.statements import set_sequence
 from pgkeep.recovery import target
@@ -26,27 +27,14 @@ from pgkeep.recovery.sequences import sequence_state
 from pgkeep.recovery.survey import Transaction
 from pgkeep.recovery.tables import TargetTable, describe_table
 
-# What capture publishes no updates and deletes of: as it decides that (definitions._HAS_IDENTITY).
-_WITHOUT_IDENTITY: LiteralString = """
-    SELECT c.oid::int8, c.relpersistence = 'u'
-      FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-     WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
-       AND c.relpersistence <> 't'
-       AND (c.relpersistence = 'u' OR NOT
-            CASE c.relreplident
-                WHEN 'f' THEN NOT EXISTS (
-                    SELECT FROM pg_catalog.pg_attribute a
-                     WHERE a.attrelid = c.oid AND a.attgenerated <> '' AND NOT a.attisdropped)
-                ELSE EXISTS (
-                    SELECT FROM pg_catalog.pg_index i
-                     WHERE i.indrelid = c.oid AND i.indisvalid AND i.indisunique AND i.indimmediate
-                       AND CASE c.relreplident WHEN 'd' THEN i.indisprimary
-                                               WHEN 'i' THEN i.indisreplident ELSE false END
-                       AND NOT EXISTS (
-                           SELECT FROM pg_catalog.pg_attribute a
-                            WHERE a.attrelid = c.oid AND a.attnum = ANY (i.indkey)
-                              AND a.attgenerated <> ''))
-                END)"""
+# What capture publishes no updates and deletes of.
+_WITHOUT_IDENTITY: LiteralString = (
+    "SELECT c.oid::int8, c.relpersistence = 'u'"
+    "  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+    " WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
+    "   AND c.relpersistence <> 't'"
+    "   AND (c.relpersistence = 'u' OR NOT " + HAS_IDENTITY + ")"
+)
 
 # Columns that were added to rows which take their value from a domain's default, worked out when
 # the column was added: with the clock of the replay, if it is no constant.

@@ -26,13 +26,12 @@ from pydantic import TypeAdapter
 
 from pgkeep.errors import DamagedObject, JournalInvalid, NotAuthentic
 from pgkeep.model import Lsn, Segment
+from pgkeep.repository.envelope import pack, unpack
 from pgkeep.repository.manifests import check_format
 from pgkeep.sealing import PublicSigner, Sealer, SigningKey, X25519Identity, X25519Recipient, unseal
-from pgkeep.sealing import verify as verify_signature
 from pgkeep.stores import Store
 
 FIRST_LINE = b"pgkeep journal segment\n"
-_END_OF_SIGNATURE = b"-----END SSH SIGNATURE-----\n"
 _NO_DIGEST = "0" * 16
 _NAME = re.compile(
     r"(\d{10})-([0-9A-F]{16})-([0-9A-F]{16})-(\d{8}T\d{6}Z)-([0-9a-f]{16})-([0-9a-f]{16})"
@@ -211,27 +210,22 @@ def seal_segment(
         body_sha256=sha256(body).hexdigest(),
     )
     text = _dump_head(whole)
-    return whole, FIRST_LINE + text + key.sign(text) + bytes(body)
+    return whole, pack(FIRST_LINE, text, bytes(body), key)
 
 
 def parse_segment(data: bytes, trusted: Sequence[PublicSigner], *, name: str) -> SealedSegment:
     """A segment out of its file: signature, form and body checked."""
-    first, end = len(FIRST_LINE), data.find(_END_OF_SIGNATURE)
-    newline = data.find(b"\n", first) + 1
-    if not data.startswith(FIRST_LINE) or not first < newline < end:
-        raise JournalInvalid(f"{name} is not a segment of the journal")
-    end += len(_END_OF_SIGNATURE)
-    text = data[first:newline]
     try:
-        verify_signature(text, data[newline:end], trusted)
+        text, body = unpack(data, FIRST_LINE, trusted)
     except NotAuthentic as exc:
         raise NotAuthentic(f"{name}: {exc.message}", hint=exc.hint) from exc
+    except ValueError as exc:
+        raise JournalInvalid(f"{name} is not a segment of the journal") from exc
     try:
         check_format(text, name)
         head = _HEAD.validate_json(text)
     except ValueError as exc:
         raise JournalInvalid(f"{name} has a head that cannot be read") from exc
-    body = data[end:]
     if len(body) != head.body_bytes or sha256(body).hexdigest() != head.body_sha256:
         raise DamagedObject(f"{name} is damaged: its body is not the one that was written")
     return SealedSegment(head, body)
