@@ -363,7 +363,7 @@ def test_with_the_repository_down_the_slot_stays_and_past_its_limit_it_goes(
     hidden = workbench.repository.with_name("away")
     workbench.repository.rename(hidden)
     workbench.repository.write_text("no folder")
-    told(workbench.pgkeep("capture", "shop", "--once", expect=1), "E060")
+    told(workbench.pgkeep("capture", "shop", "--once", expect=1), "E055")
     tick(source, 2, 2)
     workbench.repository.unlink()
     hidden.rename(workbench.repository)

@@ -41,6 +41,12 @@ _MATVIEWS = """
      WHERE c.relkind = 'm' AND c.relispopulated ORDER BY c.oid"""
 
 
+def _begin_anew(workbench: Workbench) -> None:
+    """No repository, and a host that does not miss one."""
+    for folder in (workbench.repository, workbench.state / "repositories"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.mark.parametrize(("major", "examples"), [(17, 30), (18, 15)])
 @pytest.mark.timeout(0)
 def test_a_random_database_comes_back_equal(
@@ -62,7 +68,7 @@ def test_a_random_database_comes_back_equal(
         note(database.description)
         for statement in database.statements:
             note(f"{statement};")
-        shutil.rmtree(workbench.repository, ignore_errors=True)
+        _begin_anew(workbench)
         with databases(server, "random_source", "random_target") as (source, target):
             load_statements(source, database.statements)
             multiply_rows(source, copies)
@@ -175,7 +181,7 @@ def test_any_history_of_a_random_database_is_backed_up_right(
         note(database.description)
         for statement in database.statements:
             note(f"{statement};")
-        shutil.rmtree(workbench.repository, ignore_errors=True)
+        _begin_anew(workbench)
         with databases(server, "random_source", "random_target") as (source, target):
             load_statements(source, database.statements)
             multiply_rows(source, copies)
