@@ -13,7 +13,7 @@ from pgkeep.model import DatabaseProperties, Lsn, NotKept, Role, SequenceValue, 
 from pgkeep.postgres import catalog
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.dependence import TableKeys, pieces_of_text, table_keys
-from pgkeep.postgres.identity import current_lsn, server_identity
+from pgkeep.postgres.identity import current_lsn, server_identity, server_version
 from pgkeep.postgres.session import (
     Connection,
     LockNotAvailable,
@@ -168,7 +168,7 @@ def _point(connection: Connection, snapshot: _Snapshot) -> SnapshotPoint:
     identity = server_identity(connection)
     return SnapshotPoint(
         taken=snapshot.taken,
-        server_version=_value(connection, "SELECT pg_catalog.current_setting('server_version')"),
+        server_version=server_version(connection),
         system_identifier=identity.system_identifier,
         timeline=identity.timeline,
         lsn=str(snapshot.lsn),

@@ -28,7 +28,7 @@ from pgkeep.errors import (
 )
 from pgkeep.events import Noticed, Reporter
 from pgkeep.model import FORMAT, Lsn, Segment, TableName
-from pgkeep.postgres.identity import server_identity
+from pgkeep.postgres.identity import server_identity, server_version
 from pgkeep.postgres.session import Connection, connect, lock_timeout_statement, translated
 from pgkeep.postgres.slot import Slot, SlotState
 from pgkeep.repository.journal import SegmentName, runs
@@ -198,7 +198,7 @@ def _new_chain(
         barriers=0,
         host="",
         tool="",
-        server_version=_server_version(connection),
+        server_version=server_version(connection),
         system_identifier=identity.system_identifier,
         timeline=identity.timeline,
         epoch="",
@@ -237,8 +237,3 @@ def _new_slot(connection: Connection, slot: Slot, reporter: Reporter) -> Lsn:
     start = slot.create()
     connection.execute(lock_timeout_statement(_LOCK_TIMEOUT_SECONDS).encode())
     return start
-
-
-def _server_version(connection: Connection) -> str:
-    row = connection.execute("SELECT pg_catalog.current_setting('server_version')").fetchone()
-    return str(row[0]) if row else ""

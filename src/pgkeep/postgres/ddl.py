@@ -68,6 +68,8 @@ class SchemaChange:
     """Which of its statement's events it is."""
     event: str = ""
     """The event trigger's; or what capture told itself: `noticed`, `not_published`."""
+    at: str = ""
+    """The server's clock when it was done, in ISO form."""
     settings: tuple[tuple[str, str], ...] = ()
     """Those of the session on which the meaning of constants depends."""
 
@@ -106,6 +108,7 @@ class ChangeReader:
                 objects=tuple(_object(one) for one in document.get("objects") or ()),
                 rewrites=document["event"] == "table_rewrite",
                 event=str(document["event"]),
+                at=str(document.get("at") or ""),
                 settings=tuple(
                     (str(name), str(value))
                     for name, value in (document.get("settings") or {}).items()

@@ -35,6 +35,11 @@ def server_identity(connection: Connection) -> ServerIdentity:
     )
 
 
+def server_version(connection: Connection) -> str:
+    """As the server writes it, such as `17.10`."""
+    return _value(connection, "SELECT pg_catalog.current_setting('server_version')")
+
+
 def current_lsn(connection: Connection) -> Lsn:
     """Where the WAL ends now (on a standby: what was replayed)."""
     return Lsn.parse(_value(connection, "SELECT " + CURRENT_LSN))

@@ -16,9 +16,10 @@ from pgkeep.events import Event, Noticed, Reporter, StageBegan, StageEnded
 from pgkeep.model import quote_identifier
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.archive import Archive, leave_out_extensions, read_archive
+from pgkeep.postgres.identity import server_version
 from pgkeep.postgres.programs import Programs, choose_server, find_programs
 from pgkeep.postgres.server import ScratchServer
-from pgkeep.postgres.session import Connection, connect, translated
+from pgkeep.postgres.session import connect, translated
 from pgkeep.postgres.statements import literal
 from pgkeep.recovery.checks import Check, check_indexes, run_checks
 from pgkeep.recovery.fill import CRITICAL
@@ -217,7 +218,7 @@ def _target(request: DrillRequest, reporter: Reporter) -> Iterator[tuple[Address
 def _server(request: DrillRequest) -> Iterator[tuple[Address, str]]:
     if request.server is not None:
         with closing(connect(request.server)) as connection:
-            version = _version(connection)
+            version = server_version(connection)
         yield request.server, f"PostgreSQL {version} at {request.server}"
         return
     programs = _programs(request)
@@ -261,8 +262,3 @@ def _another_database(address: Address, like: RestoreRequest | None = None) -> I
 def _locale(encoding: str) -> str:
     """Encodings other than UTF8 fit the locale C on any server."""
     return "" if encoding == "UTF8" else " LOCALE 'C'"
-
-
-def _version(connection: Connection) -> str:
-    row = connection.execute("SELECT pg_catalog.current_setting('server_version')").fetchone()
-    return str(row[0]) if row else ""

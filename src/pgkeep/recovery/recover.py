@@ -29,6 +29,7 @@ from pgkeep.postgres import catalog
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.session import Connection, connect, translated
 from pgkeep.postgres.statements import literal
+from pgkeep.recovery.target import MARK
 from pgkeep.repository.evidence import Step
 from pgkeep.repository.hostkeys import write_private
 
@@ -321,7 +322,7 @@ def _is_incomplete(connection: Connection, name: str) -> bool:
         " WHERE datname = %s",
         (name,),
     ).fetchone()
-    return bool(row and (row[0] or "").startswith("pgkeep: incomplete"))
+    return bool(row and (row[0] or "").startswith(MARK))
 
 
 def _is_empty(address: Address) -> bool:

@@ -17,7 +17,7 @@ from pgkeep.postgres.session import Connection
 from pgkeep.postgres.statements import create_role, grant_memberships, literal
 from pgkeep.recovery.plan import RestorePlan
 
-_MARK = "pgkeep: incomplete"
+MARK = "pgkeep: incomplete"
 _SHOWN = 3
 
 
@@ -30,7 +30,7 @@ def refuse_occupied(connection: Connection, database: str) -> None:
     more = f" and more ({len(occupants) - _SHOWN} kinds)" if len(occupants) > _SHOWN else ""
     comment = _comment(connection)
     hint = "Restore into an empty database (createdb), or pass --into-schema with --table."
-    if comment.startswith(_MARK):
+    if comment.startswith(MARK):
         hint = f"It is what an earlier restore left ({comment}). Drop it and create it again."
     raise TargetNotEmpty(f'target database "{database}" is not empty: {what}{more}', hint=hint)
 
@@ -197,9 +197,9 @@ class Mark:
     def put(cls, connection: Connection, contents: Contents, now: datetime) -> Mark:
         """Mark the target; where the role may not comment on it, there is no mark."""
         before = _comment(connection)
-        text = f"{_MARK}: restore of {contents.backup} began {now:%Y-%m-%d %H:%M:%S}Z"
+        text = f"{MARK}: restore of {contents.backup} began {now:%Y-%m-%d %H:%M:%S}Z"
         return cls(
-            connection, before if not before.startswith(_MARK) else "", _say(connection, text)
+            connection, before if not before.startswith(MARK) else "", _say(connection, text)
         )
 
     def take_off(self) -> None:

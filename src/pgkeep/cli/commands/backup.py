@@ -8,9 +8,10 @@ import rich_click as click
 from rich.markup import escape
 from rich.table import Table
 
-from pgkeep.backup.backup import BackupRequest, BackupResult, back_up, plan_only
+from pgkeep.backup.backup import BackupResult, back_up, plan_only
 from pgkeep.backup.plan import BackupPlan, describe_plan
 from pgkeep.cli import words
+from pgkeep.cli.backing_up import backup_request
 from pgkeep.cli.context import Context
 from pgkeep.cli.documents import backup_document, not_kept_documents
 from pgkeep.cli.options import command_options
@@ -48,24 +49,9 @@ def backup(
     """Back up DATABASE (its name in the configuration), encrypted, into every repository."""
     chosen = Kind(kind)
     filed = Tier(tier) if tier else Tier.SCHEMA if chosen is Kind.SCHEMA else Tier.MANUAL
-    address = context.address(database)
-    context.warn_of_same_project(database, address)
+    request = backup_request(context, database, chosen, filed, jobs=jobs, read_everything=read_all)
+    context.warn_of_same_project(database, request.address)
     with context.reporter() as reporter:
-        request = BackupRequest(
-            database=database,
-            address=address,
-            kind=chosen,
-            tier=filed,
-            copies=context.copies(chosen),
-            recipients=context.recipients(),
-            keys=context.keys,
-            choose_client=context.choose_client,
-            options=context.config.backup,
-            jobs=context.jobs(jobs, context.config.database(database).jobs),
-            now=context.now,
-            read_everything=read_all,
-            gpg_home=context.gpg_home,
-        )
         if dry_run:
             _show_plan(context, database, plan_only(request))
             return ExitCode.DONE

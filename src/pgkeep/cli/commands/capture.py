@@ -11,12 +11,13 @@ from datetime import timedelta
 import rich_click as click
 from rich.markup import escape
 
-from pgkeep.backup.backup import BackupRequest, back_up
+from pgkeep.backup.backup import back_up
 from pgkeep.capture.beginning import Begun, look, remove
 from pgkeep.capture.capture import Captured, CaptureRequest
 from pgkeep.capture.follow import Listener, follow
 from pgkeep.capture.setup import Setup
 from pgkeep.cli import words
+from pgkeep.cli.backing_up import backup_request
 from pgkeep.cli.context import Context
 from pgkeep.cli.options import command_options, refuse_together
 from pgkeep.errors import AuthenticationFailed, ExitCode, PgkeepError, UsageError
@@ -302,22 +303,7 @@ class _Backups:
 
     def _make(self, kind: Kind) -> None:
         context = self._context
-        result = back_up(
-            BackupRequest(
-                database=self._database,
-                address=context.address(self._database),
-                kind=kind,
-                tier=Tier.SCHEMA if kind is Kind.SCHEMA else Tier.DAILY,
-                copies=context.copies(kind),
-                recipients=context.recipients(),
-                keys=context.keys,
-                choose_client=context.choose_client,
-                options=context.config.backup,
-                jobs=context.jobs(None, context.config.database(self._database).jobs),
-                now=context.now,
-                gpg_home=context.gpg_home,
-            ),
-            Silent(),
-        )
+        tier = Tier.SCHEMA if kind is Kind.SCHEMA else Tier.DAILY
+        result = back_up(backup_request(context, self._database, kind, tier), Silent())
         if not context.quiet:
             context.remark(f"{kind} backup {result.manifest.backup}", mark="[green]✓[/]")

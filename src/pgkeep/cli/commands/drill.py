@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import secrets
-import socket
 from datetime import datetime
 
 import rich_click as click
 from rich.markup import escape
 
-from pgkeep import __version__
 from pgkeep import config as configuration
 from pgkeep.cli import words
 from pgkeep.cli.choice import Choice, choose_backup_for, critical_tables, random_second
 from pgkeep.cli.context import Context
+from pgkeep.cli.evidence import Occasion, keep_evidence
 from pgkeep.cli.options import command_options, refuse_together
 from pgkeep.errors import ExitCode, ProofFailed
-from pgkeep.model import FORMAT, Kind, Manifest
+from pgkeep.model import Kind, Manifest
 from pgkeep.postgres.address import Address
 from pgkeep.recovery.checks import Check
 from pgkeep.recovery.drill import DrillRequest, DrillResult, drill
 from pgkeep.recovery.load import Sealed
-from pgkeep.recovery.moment import AtTime, parse_moment
+from pgkeep.recovery.moment import parse_moment
 from pgkeep.recovery.plan import Scope
 from pgkeep.recovery.request import RestoreRequest
-from pgkeep.repository.evidence import Evidence, Outcome, seal_evidence
+from pgkeep.repository.evidence import Outcome
 from pgkeep.repository.repository import Listing, choose_backup
 from pgkeep.sealing import X25519Identity
 
@@ -70,7 +69,8 @@ def drill_command(
     started = context.now()
     with context.reporter() as reporter:
         result = drill(_request(context, database, choice, scope, identity, jobs), reporter)
-    path = _keep(context, choice, identity, started, result)
+    occasion = _occasion(started, result)
+    path = keep_evidence(context, choice, identity, occasion, result.details)
     manifest = choice.found.manifest
     if context.as_json:
         context.answer(_document(choice, result, path))
@@ -137,52 +137,16 @@ def checks_of(context: Context, database: str) -> tuple[Check, ...]:
     )
 
 
-def _keep(
-    context: Context,
-    choice: Choice,
-    identity: X25519Identity,
-    started: datetime,
-    result: DrillResult,
-) -> str:
-    """Put the evidence into every repository; what one cannot take is a notice."""
-    proof = result.restored.proof if result.restored else None
-    details, found = result.details, choice.found
-    head = Evidence(
-        format=FORMAT,
+def _occasion(started: datetime, result: DrillResult) -> Occasion:
+    return Occasion(
         kind="drill",
-        database=found.manifest.database,
-        backup=found.manifest.backup,
-        moment=_time_of(choice),
-        repository=found.repositories[0].name,
         started=started,
-        seconds=round(result.seconds, 3),
+        seconds=result.seconds,
         steps=result.steps,
         outcome=result.outcome,
         server=result.server,
-        tables=len(proof.tables) if proof else 0,
-        rows=proof.rows if proof else 0,
-        text_bytes=found.manifest.totals.text_bytes,
-        definitions=proof.definitions if proof else 0,
-        sequences=proof.sequences if proof else 0,
-        differences=len(details.differences) + bool(details.problem),
-        checks=len(details.checks),
-        checks_failed=sum(not one.passed for one in details.checks),
-        not_covered=len(details.not_covered),
-        host=socket.gethostname(),
-        tool=f"pgkeep {__version__}",
-        epoch=found.manifest.epoch,
+        proof=result.restored.proof if result.restored else None,
     )
-    key = context.keys.signing_key()
-    recipients = [identity.recipient, context.keys.index_key().recipient]
-    path, data = seal_evidence(head, details, recipients, key)
-    context.keep_everywhere(path, data, key.public)
-    return path
-
-
-def _time_of(choice: Choice) -> datetime | None:
-    """The moment that was restored, if the journal was replayed to a time."""
-    moment = choice.journey.moment if choice.journey else None
-    return moment.time if isinstance(moment, AtTime) else None
 
 
 def _show(context: Context, choice: Choice, result: DrillResult) -> None:

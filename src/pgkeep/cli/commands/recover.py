@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -12,20 +11,21 @@ from pathlib import Path
 import rich_click as click
 from rich.markup import escape
 
-from pgkeep import __version__
 from pgkeep import config as configuration
-from pgkeep.backup.backup import BackupRequest, back_up
+from pgkeep.backup.backup import back_up
 from pgkeep.cli import words
+from pgkeep.cli.backing_up import backup_request
 from pgkeep.cli.choice import Choice, choose_backup_for, critical_tables
 from pgkeep.cli.commands.capture import slot_name
 from pgkeep.cli.commands.drill import checks_of
 from pgkeep.cli.commands.status import look_at
 from pgkeep.cli.context import Context
+from pgkeep.cli.evidence import Occasion, keep_evidence
 from pgkeep.cli.options import command_options, refuse_together
 from pgkeep.cli.target import target_address
 from pgkeep.errors import ConfigurationError, ExitCode, ProofFailed, UsageError
 from pgkeep.events import Reporter
-from pgkeep.model import FORMAT, Kind, Tier
+from pgkeep.model import Kind, Tier
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.session import connect, translated
 from pgkeep.recovery.checks import run_checks
@@ -51,11 +51,9 @@ from pgkeep.recovery.restore import raise_unless_proven, restore
 from pgkeep.repository.evidence import (
     CheckResult,
     Details,
-    Evidence,
     NotCovered,
     Outcome,
     Step,
-    seal_evidence,
 )
 
 
@@ -340,27 +338,8 @@ class _Run:
         elif plan.keeping is Keeping.FORGET:
             drop_database(plan.source, slot)
         elif plan.keeping is Keeping.BACK_UP:
-            self._back_up_old()
-
-    def _back_up_old(self) -> None:
-        context, name = self._context, self._plan.database
-        back_up(
-            BackupRequest(
-                database=name,
-                address=self._plan.source,
-                kind=Kind.FULL,
-                tier=Tier.MANUAL,
-                copies=context.copies(Kind.FULL),
-                recipients=context.recipients(),
-                keys=context.keys,
-                choose_client=context.choose_client,
-                options=context.config.backup,
-                jobs=context.jobs(None, context.config.database(name).jobs),
-                now=context.now,
-                gpg_home=context.gpg_home,
-            ),
-            self._reporter,
-        )
+            request = backup_request(context, plan.database, Kind.FULL, Tier.MANUAL)
+            back_up(request, self._reporter)
 
     def _make(self) -> None:
         make_database(self._plan.target, self._choice.contents.database)
@@ -402,40 +381,19 @@ class _Run:
 
     def keep_evidence(self, began: datetime, steps: tuple[Step, ...], whole: timedelta) -> str:
         """What was done, signed, beside the backups. The path of the file."""
-        context, found = self._context, self._choice.found
-        proof = self._result.proof if self._result else None
-        moment = self._choice.journey.moment if self._choice.journey else None
-        details = Details(not_covered=self.not_exact, checks=tuple(self._checks))
-        head = Evidence(
-            format=FORMAT,
-            kind="recovery",
-            database=found.manifest.database,
-            backup=found.manifest.backup,
-            moment=moment.time if isinstance(moment, AtTime) else None,
-            repository=found.repositories[0].name,
-            started=began.astimezone(UTC),
-            seconds=round(whole.total_seconds(), 3),
-            steps=steps,
-            outcome=Outcome.PARTIAL if self.not_exact else Outcome.PASSED,
-            server=str(self._plan.target),
-            tables=len(proof.tables) if proof else 0,
-            rows=proof.rows if proof else 0,
-            text_bytes=found.manifest.totals.text_bytes,
-            definitions=proof.definitions if proof else 0,
-            sequences=proof.sequences if proof else 0,
-            differences=0,
-            checks=len(self._checks),
-            checks_failed=0,
-            not_covered=len(self.not_exact),
-            host=socket.gethostname(),
-            tool=f"pgkeep {__version__}",
-            epoch=found.manifest.epoch,
+        context, choice = self._context, self._choice
+        return keep_evidence(
+            context,
+            choice,
+            context.epoch_identity(choice.found),
+            Occasion(
+                kind="recovery",
+                started=began.astimezone(UTC),
+                seconds=whole.total_seconds(),
+                steps=steps,
+                outcome=Outcome.PARTIAL if self.not_exact else Outcome.PASSED,
+                server=str(self._plan.target),
+                proof=self._result.proof if self._result else None,
+            ),
+            Details(not_covered=self.not_exact, checks=tuple(self._checks)),
         )
-        key = context.keys.signing_key()
-        recipients = [
-            context.epoch_identity(found).recipient,
-            context.keys.index_key().recipient,
-        ]
-        path, data = seal_evidence(head, details, recipients, key)
-        context.keep_everywhere(path, data, key.public)
-        return path

@@ -1,0 +1,71 @@
+"""Keeping evidence of a restore beside the backups."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from datetime import datetime
+
+from pgkeep import __version__
+from pgkeep.cli.choice import Choice
+from pgkeep.cli.context import Context
+from pgkeep.model import FORMAT
+from pgkeep.recovery.moment import AtTime
+from pgkeep.recovery.proof import Proof
+from pgkeep.repository.evidence import Details, Evidence, Outcome, Step, seal_evidence
+from pgkeep.sealing import X25519Identity
+
+
+@dataclass(frozen=True, slots=True)
+class Occasion:
+    """Why, when and where something was restored, and what came of it."""
+
+    kind: str
+    started: datetime
+    seconds: float
+    steps: tuple[Step, ...]
+    outcome: Outcome
+    server: str
+    proof: Proof | None
+
+
+def keep_evidence(
+    context: Context,
+    choice: Choice,
+    identity: X25519Identity,
+    occasion: Occasion,
+    details: Details,
+) -> str:
+    """Put it into every repository; what one cannot take is a notice. The path of the file."""
+    found, proof = choice.found, occasion.proof
+    moment = choice.journey.moment if choice.journey else None
+    head = Evidence(
+        format=FORMAT,
+        kind=occasion.kind,
+        database=found.manifest.database,
+        backup=found.manifest.backup,
+        moment=moment.time if isinstance(moment, AtTime) else None,
+        repository=found.repositories[0].name,
+        started=occasion.started,
+        seconds=round(occasion.seconds, 3),
+        steps=occasion.steps,
+        outcome=occasion.outcome,
+        server=occasion.server,
+        tables=len(proof.tables) if proof else 0,
+        rows=proof.rows if proof else 0,
+        text_bytes=found.manifest.totals.text_bytes,
+        definitions=proof.definitions if proof else 0,
+        sequences=proof.sequences if proof else 0,
+        differences=len(details.differences) + bool(details.problem),
+        checks=len(details.checks),
+        checks_failed=sum(not one.passed for one in details.checks),
+        not_covered=len(details.not_covered),
+        host=socket.gethostname(),
+        tool=f"pgkeep {__version__}",
+        epoch=found.manifest.epoch,
+    )
+    key = context.keys.signing_key()
+    recipients = [identity.recipient, context.keys.index_key().recipient]
+    path, data = seal_evidence(head, details, recipients, key)
+    context.keep_everywhere(path, data, key.public)
+    return path
