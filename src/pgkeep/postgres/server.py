@@ -381,7 +381,8 @@ class _OwnDirectory:
 
     @classmethod
     def make(cls, prefix: str, base: Path) -> _OwnDirectory:
-        path = Path(tempfile.mkdtemp(prefix=prefix, dir=base))
+        # The keeper is there first: who is killed in between leaves nothing.
+        path = base / f"{prefix}{secrets.token_hex(8)}"
         read_end, low_end = os.pipe()
         # The guardian, a shell, uses the file descriptors below 10 for itself.
         write_end = fcntl.fcntl(low_end, fcntl.F_DUPFD_CLOEXEC, 10)
@@ -395,9 +396,9 @@ class _OwnDirectory:
                 cwd="/",
                 start_new_session=True,
             )
+            path.mkdir(mode=0o700)
         except BaseException:
             os.close(write_end)
-            path.rmdir()
             raise
         finally:
             os.close(read_end)
