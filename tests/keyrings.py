@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +38,10 @@ class ThrowAwayKeyring:
     def remove(self) -> None:
         """End its agent too."""
         subprocess.run(["gpgconf", "--homedir", self.home, "--kill", "all"], check=True)
-        shutil.rmtree(self.home)
+        # The agent answers before it ends, and takes its sockets away while the folder is read.
+        while self.home.exists():
+            with suppress(FileNotFoundError):
+                shutil.rmtree(self.home)
 
     def forget_passphrases(self) -> None:
         subprocess.run(["gpgconf", "--homedir", self.home, "--kill", "gpg-agent"], check=True)
