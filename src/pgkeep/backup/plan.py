@@ -16,7 +16,7 @@ from pgkeep.postgres.catalog import (
     large_object_query,
     page_range,
 )
-from pgkeep.postgres.dependence import unchanged_query
+from pgkeep.postgres.dependence import unchanged_range_query
 
 # Ids come round after 2^31; half of that leaves room for those given out during the backup.
 _XID_DISTANCE = 1 << 30
@@ -171,7 +171,7 @@ def _with_previous(
         same_end = previous.end_page in (part.end_page, None)
         if previous.first_page == part.first_page and same_end and reusable.is_comparable(previous):
             where = page_range((part.first_page, part.end_page))
-            query = unchanged_query(table.name.sql, where, previous.horizon)
+            query = unchanged_range_query(table.name.sql, where, previous.horizon)
             return replace(part, previous=previous, unchanged=query)
     return part
 

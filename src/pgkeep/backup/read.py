@@ -1,8 +1,10 @@
 """Reading: parts, counts, schema and roles, side by side within one exported snapshot.
 
 A part that was stored before is first asked whether it changed; if not, it is used again, but for
-a few that are read all the same, to compare. Threads are enough: the work is done in C that lets
-other threads run, and in the readers' own processes; docs/decisions.md has the measurements.
+a few that are read all the same, to compare. Each table goes through its questions on its own: what
+is known to have changed is read while others are still asked. Threads are enough: the work is done
+in C that lets other threads run, and in the readers' own processes; docs/decisions.md has the
+measurements.
 """
 
 from __future__ import annotations
@@ -11,8 +13,16 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    FIRST_EXCEPTION,
+    Executor,
+    Future,
+    ThreadPoolExecutor,
+    wait,
+)
 from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil
 from typing import Any
 
@@ -42,6 +52,11 @@ STAGE = "reading"
 
 # Ranges that one question is about: the way to the server may be long.
 _RANGES_IN_A_QUESTION = 16
+
+# A table of so many ranges is first asked about a few: if it changed, they tell as a rule, and one
+# pass over the whole of it, which would tell no more, is spared half of its work.
+_RANGES_WORTH_A_PROBE = 16
+_RANGES_IN_A_PROBE = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +111,7 @@ def read_all(source: Source, plan: BackupPlan, options: ReadOptions, reporter: R
     work = _Work(source, plan, options, reporter)
     try:
         work.begin()
-        work.read_what_changed()
+        work.follow()
         work.compare_some_that_did_not()
         reading = work.gather()
     except BaseException:
@@ -122,7 +137,6 @@ class _Progress:
     """One part under way: how it was decided, and what came of it."""
 
     planned: PartRead
-    unchanged: bool = False
     read: Future[Part] | None = None
     reused: Part | None = None
 
@@ -134,16 +148,8 @@ class _Progress:
         return self.reused
 
 
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """Parts that are asked together whether they are as they were."""
-
-    parts: Sequence[_Progress]
-    answers: Future[list[bool]]
-
-
 class _Work:
-    """The futures of one reading, in the order in which its phases need them."""
+    """The futures of one reading, and for each what follows when it is done."""
 
     def __init__(
         self, source: Source, plan: BackupPlan, options: ReadOptions, reporter: Reporter
@@ -166,7 +172,7 @@ class _Work:
             name = part.planned.table.name if part.planned.table else None
             self._by_table.setdefault(name, []).append(part)
         self._counts: dict[TableName, Future[Counted]] = {}
-        self._questions: list[_Question] = []
+        self._followed_by: dict[Future[Any], Callable[[], None]] = {}
         self._schema: Future[bytes] | None = None
         self._roles: Future[tuple[bytes, str]] | None = None
         self._sample: list[_Progress] = []
@@ -175,44 +181,24 @@ class _Work:
     # --- phases -------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Schema and roles, the questions whether parts changed, and what must be read anyway."""
-        connecting = self._options.connecting
-        if self._plan.kind.has_schema:
-            self._schema = self._executor.submit(
-                dump_schema,
-                connecting.programs,
-                connecting.address,
-                snapshot=self._source.snapshot,
-                lock_timeout_seconds=connecting.lock_timeout_seconds,
-                runs=self._runs,
-            )
-            self._roles = self._executor.submit(_roles, connecting, self._runs)
+        """The questions whether parts changed, schema and roles, and what must be read anyway."""
         for table in self._plan.tables:
-            horizon = _oldest_horizon(self._parts_of(table))
-            self._counts[table.name] = self._executor.submit(_count, self._readers, table, horizon)
+            self._examine(table, self._parts_of(table))
+        if self._plan.kind.has_schema:
+            self._dump_definitions()
         self._read(part for part in self._parts if part.planned.previous is None)
         asked = [part for part in self._parts if part.planned.previous is not None]
         self._sample = _sample(asked, self._options.verify_share)
         self._read(self._sample)  # before it is known whether they changed: nothing waits for it
 
-    def read_what_changed(self) -> None:
-        """Of tables that changed, ask which parts did; read those, and use all others again."""
-        self._wait(list(self._counts.values()))
-        for table in self._plan.tables:
-            parts = self._parts_of(table)
-            if _is_unchanged(self._counts[table.name].result(), parts):
-                for part in parts:
-                    part.unchanged = True
-            else:
-                self._ask(parts)
-        self._wait([question.answers for question in self._questions])
-        for question in self._questions:
-            for part, unchanged in zip(question.parts, question.answers.result(), strict=True):
-                part.unchanged = unchanged
-        for part in self._parts:
-            if part.unchanged:
-                part.reused = self._same_as_before(part.planned)
-        self._read(part for part in self._parts if not part.unchanged and part.read is None)
+    def follow(self) -> None:
+        """Until every table is examined: of those that changed, ask which parts did, and read them.
+
+        All others are used again.
+        """
+        while self._followed_by:
+            for future in self._wait(list(self._followed_by), FIRST_COMPLETED):
+                self._followed_by.pop(future)()
 
     def compare_some_that_did_not(self) -> None:
         """Trust, but verify: if one differs all the same, nothing is used again."""
@@ -263,18 +249,87 @@ class _Work:
     def _parts_of(self, table: catalog.Relation) -> list[_Progress]:
         return self._by_table.get(table.name, [])
 
-    def _ask(self, parts: Sequence[_Progress]) -> None:
-        """Whether those that were stored before changed."""
-        asked = [part for part in parts if part.planned.previous is not None]
-        asked.sort(key=lambda part: part.planned.index)
+    # --- what changed -------------------------------------------------------------------------
+
+    def _examine(self, table: catalog.Relation, parts: Sequence[_Progress]) -> None:
+        """Count a table, and find out which of its parts are as they were."""
+        asked = sorted(
+            (part for part in parts if part.planned.previous is not None),
+            key=lambda part: part.planned.index,
+        )
+        if len(asked) < len(parts) or not asked:  # it grew, so it changed
+            self._count(table, None)
+            self._ask(asked)
+        elif len(asked) < _RANGES_WORTH_A_PROBE:
+            self._ask_whole(table, asked)
+        else:
+            self._probe(table, asked)
+
+    def _probe(self, table: catalog.Relation, asked: Sequence[_Progress]) -> None:
+        """Ask the last range, where new rows go, and some others: which way is shorter?"""
+        some = [*random.sample(asked[:-1], _RANGES_IN_A_PROBE - 1), asked[-1]]
+        answers = self._executor.submit(_are_unchanged, self._readers, [p.planned for p in some])
+
+        def go_on() -> None:
+            if all(answers.result()):
+                self._ask_whole(table, asked)
+            else:
+                self._count(table, None)
+                self._take(some, answers.result())
+                self._ask([part for part in asked if part not in some])
+
+        self._followed_by[answers] = go_on
+
+    def _ask_whole(self, table: catalog.Relation, asked: Sequence[_Progress]) -> None:
+        """Whether anything changed in a table, in one pass; if so, in which parts."""
+        counted = self._count(table, min(part.horizon for part in _stored(asked)))
+
+        def go_on() -> None:
+            if _is_unchanged(counted.result(), asked):
+                self._take(asked, [True] * len(asked))
+            else:
+                self._ask(asked)
+
+        self._followed_by[counted] = go_on
+
+    def _ask(self, asked: Sequence[_Progress]) -> None:
+        """Which of these parts changed, some at a time."""
         several = min(ceil(len(asked) / (4 * self._options.jobs)), _RANGES_IN_A_QUESTION)
         for start in range(0, len(asked), max(several, 1)):
             some = asked[start : start + several]
             planned = [part.planned for part in some]
             answers = self._executor.submit(_are_unchanged, self._readers, planned)
-            self._questions.append(_Question(some, answers))
+            self._followed_by[answers] = partial(self._take_answers, some, answers)
+
+    def _take_answers(self, parts: Sequence[_Progress], answers: Future[list[bool]]) -> None:
+        self._take(parts, answers.result())
+
+    def _take(self, parts: Sequence[_Progress], unchanged: Sequence[bool]) -> None:
+        """Use again what is as it was, and read the rest."""
+        for part, same in zip(parts, unchanged, strict=True):
+            if same:
+                part.reused = self._same_as_before(part.planned)
+            elif part.read is None:
+                self._read([part])
+
+    def _count(self, table: catalog.Relation, horizon: int | None) -> Future[Counted]:
+        counted = self._executor.submit(_count, self._readers, table, horizon)
+        self._counts[table.name] = counted
+        return counted
 
     # --- steps --------------------------------------------------------------------------------
+
+    def _dump_definitions(self) -> None:
+        connecting = self._options.connecting
+        self._schema = self._executor.submit(
+            dump_schema,
+            connecting.programs,
+            connecting.address,
+            snapshot=self._source.snapshot,
+            lock_timeout_seconds=connecting.lock_timeout_seconds,
+            runs=self._runs,
+        )
+        self._roles = self._executor.submit(_roles, connecting, self._runs)
 
     def _read(self, parts: Iterable[_Progress]) -> None:
         for part in parts:
@@ -308,23 +363,26 @@ class _Work:
             horizon=self._source.point.horizon,
         )
 
-    def _wait(self, futures: Sequence[Future[Any] | None]) -> None:
-        """Until all are done. The first error is raised, and so is running out of time."""
+    def _wait(
+        self, futures: Sequence[Future[Any] | None], until: str = FIRST_EXCEPTION
+    ) -> set[Future[Any]]:
+        """Until all are done, or one. The first error is raised, and so is running out of time."""
         present = [future for future in futures if future is not None]
         left = max(self._deadline - time.monotonic(), 0)
-        done, pending = wait(present, timeout=left, return_when=FIRST_EXCEPTION)
+        done, pending = wait(present, timeout=left, return_when=until)
         errors = [error for future in done if (error := future.exception()) is not None]
         if errors:
             # The cause comes before what it made of the others.
             known = [lost_since(error, self._options.connecting.address) for error in errors]
             raise min(known, key=lambda error: isinstance(error, ConnectionLost))
-        if pending:
+        if pending and not (done and until == FIRST_COMPLETED):
             raise SnapshotHeldTooLong(
                 f"the backup was not done after {self._options.max_seconds / 3600:.1f} h, and its"
                 " snapshot holds back the source's vacuum",
                 hint="Raise backup.max_snapshot_hours or backup.read_limit, or give the backup more"
                 " jobs. The next one goes on where this one was.",
             )
+        return done
 
     # --- result -------------------------------------------------------------------------------
 
@@ -377,21 +435,18 @@ def _count(readers: Readers, table: catalog.Relation, horizon: int | None) -> Co
     if horizon is None:
         (rows,) = _values(readers, what, catalog.count_query(table.name, table.condition))
         return Counted(rows, None)
-    rows, young = _values(readers, what, unchanged_query(table.name.sql, "", horizon))
+    rows, young = _values(readers, what, unchanged_query(table.name.sql, horizon))
     return Counted(rows, young)
 
 
-def _oldest_horizon(parts: Sequence[_Progress]) -> int | None:
-    """From when on a row counts as young, if every part was stored before."""
-    earlier = [part.planned.previous for part in parts]
-    found = [part.horizon for part in earlier if part is not None]
-    return min(found) if found and len(found) == len(earlier) else None
+def _stored(parts: Sequence[_Progress]) -> list[Part]:
+    """What earlier backups stored for parts."""
+    return [part.planned.previous for part in parts if part.planned.previous is not None]
 
 
 def _is_unchanged(counted: Counted, parts: Sequence[_Progress]) -> bool:
     """Whether a whole table is as it was: no young row, and as many as its parts had."""
-    before = sum(part.planned.previous.rows for part in parts if part.planned.previous)
-    return counted.young == 0 and counted.rows == before
+    return counted.young == 0 and counted.rows == sum(part.rows for part in _stored(parts))
 
 
 def _are_unchanged(readers: Readers, parts: Sequence[PartRead]) -> list[bool]:
