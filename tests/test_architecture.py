@@ -28,7 +28,7 @@ FLOORS: dict[str, int] = {
     "backup": 3,
     "capture": 3,
     "recovery": 3,
-    "platforms": 3,
+    "platforms": 2,
     "doctor": 4,
     "keeper": 4,
     "demo": 5,

@@ -450,6 +450,9 @@ class BackupConfig(_Frozen):
     """After so many days everything is read again, changed or not."""
     max_snapshot_hours: float = Field(default=12, gt=0, le=8760)
     """When to end a backup whose snapshot would hold back the source's vacuum for too long."""
+    role_passwords: bool = False
+    """Supabase: whether what the server checks passwords of your roles by (SCRAM verifiers, not the
+    passwords) is kept, sealed, and put back."""
 
 
 class CaptureConfig(_Frozen):

@@ -331,6 +331,77 @@ class NotKept:
 
 
 @dataclass(frozen=True, slots=True)
+class PlatformGrant:
+    """A privilege on an object of the platform's that a user's role granted."""
+
+    kind: str
+    """As GRANT names it: TABLE, SEQUENCE, FUNCTION, SCHEMA."""
+    target: str
+    """The object as SQL names it, quoted."""
+    grantee: str
+    """Empty for PUBLIC."""
+    privilege: str
+    columns: str = ""
+    """The column, quoted, where only one is meant."""
+    grantable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A message queue of pgmq: its tables are made by `pgmq.create`, their rows are kept."""
+
+    name: str
+    unlogged: bool = False
+    partitioned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformTrigger:
+    """A user's trigger on a table of the platform's."""
+
+    table: TableName
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hosting:
+    """What a platform manages in a database, and what of it is the user's all the same.
+
+    Of a managed schema the platform makes the structure; a backup keeps rows of it, and what users
+    have added. `secrets` and `jobs` are sealed apart from the contents: only operators open them.
+    """
+
+    platform: str
+    roles: tuple[str, ...]
+    """Roles whose objects are the platform's."""
+    schemas: tuple[str, ...]
+    """Schemas of which the platform makes the structure."""
+    versions: tuple[tuple[str, str], ...] = ()
+    """(schema, the name of its last migration), for telling how far two projects are apart."""
+    triggers: tuple[PlatformTrigger, ...] = ()
+    grants: tuple[PlatformGrant, ...] = ()
+    queues: tuple[Queue, ...] = ()
+    role_settings: tuple[tuple[str, str, str], ...] = ()
+    """(role, parameter, value) of ALTER ROLE ... SET in all databases."""
+    extensions: tuple[tuple[str, str, str], ...] = ()
+    """(name, version, schema)."""
+    secrets: SealedStream | None = None
+    secrets_count: int = 0
+    jobs: SealedStream | None = None
+    jobs_count: int = 0
+    passwords: SealedStream | None = None
+    passwords_count: int = 0
+    treated: tuple[str, ...] = ()
+    """What is put back in another way than rows and definitions are, in words."""
+    left: tuple[str, ...] = ()
+    """What the platform makes anew and the backup leaves to it, in words."""
+
+    def streams(self) -> tuple[SealedStream, ...]:
+        found = (self.secrets, self.jobs, self.passwords)
+        return tuple(stream for stream in found if stream is not None)
+
+
+@dataclass(frozen=True, slots=True)
 class Contents:
     """The private table of contents of a backup: sealed, since it names things."""
 
@@ -348,6 +419,8 @@ class Contents:
     not_kept: tuple[NotKept, ...]
     full_read: datetime | None = None
     """When everything was last read out of the database rather than used again."""
+    hosting: Hosting | None = None
+    """What of the database a platform manages; None for a database of the user's own."""
 
     @property
     def rows(self) -> int:
@@ -359,6 +432,7 @@ class Contents:
             *(stream for stream in (self.schema, self.roles_script) if stream is not None),
             *(part.text for table in self.tables for part in table.parts),
             *(part.text for part in self.large_objects.parts),
+            *(self.hosting.streams() if self.hosting else ()),
         )
 
 

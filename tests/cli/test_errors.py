@@ -382,12 +382,12 @@ def test_an_alter_table_that_queues_up_meanwhile_ends_the_backup_and_not_the_app
 
     application = threading.Thread(target=alter)
 
-    def then_describe(*arguments: object) -> object:
+    def then_describe(*arguments: object, **options: object) -> object:
         application.start()
         with psycopg.connect(shop, autocommit=True) as other:
             query = "SELECT FROM pg_locks WHERE NOT granted AND relation = 'notes'::regclass"
             wait_until(lambda: other.execute(query).fetchone() is not None, "ALTER waits")
-        return real(*arguments)  # type: ignore[arg-type]
+        return real(*arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(source, "_describe", then_describe)
     begun = time.monotonic()

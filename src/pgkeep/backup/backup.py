@@ -22,6 +22,7 @@ from pgkeep.model import (
     FORMAT,
     BackupId,
     Contents,
+    Hosting,
     Kind,
     LargeObjects,
     Manifest,
@@ -31,6 +32,7 @@ from pgkeep.model import (
     Tier,
     Totals,
 )
+from pgkeep.platforms.private import dump_jobs, dump_secrets, dump_verifiers
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.archive import matviews_in_order, read_archive
 from pgkeep.postgres.programs import ChooseClient
@@ -211,6 +213,7 @@ def _read(
         request.address,
         lock_timeout_seconds=request.options.lock_timeout_seconds,
         reads_rows=request.kind.has_data,
+        passwords=request.options.role_passwords,
     ) as source:
         plan = _plan(request, source, earlier)
         if request.kind.has_data:
@@ -270,7 +273,25 @@ def _contents(
         populated_matviews=_populated_matviews(source, reading),
         not_kept=(*plan.not_kept, *source.not_kept, *reading.not_kept),
         full_read=_full_read(store.started, reading, earlier) if kind.has_data else None,
+        hosting=_hosting(source, kind, store),
     )
+
+
+def _hosting(source: Source, kind: Kind, store: _Storing) -> Hosting | None:
+    """With secrets, jobs and verifiers sealed: for the operators alone, not for this host.
+
+    Jobs and verifiers go with the schema, as cron and roles do; secrets are data.
+    """
+    if source.hosting is None:
+        return None
+    private, hosting = source.private, source.hosting
+    if private.secrets and kind.has_data:
+        hosting = replace(hosting, secrets=store.keep(dump_secrets(private.secrets)))
+    if private.jobs and kind.has_schema:
+        hosting = replace(hosting, jobs=store.keep(dump_jobs(private.jobs)))
+    if private.passwords and kind.has_schema:
+        hosting = replace(hosting, passwords=store.keep(dump_verifiers(private.passwords)))
+    return hosting
 
 
 def _full_read(started: datetime, reading: Reading, earlier: Earlier) -> datetime:

@@ -327,6 +327,7 @@ class _Work:
             connecting.address,
             snapshot=self._source.snapshot,
             lock_timeout_seconds=connecting.lock_timeout_seconds,
+            leave_out=self._source.not_to_dump,
             runs=self._runs,
         )
         self._roles = self._executor.submit(_roles, connecting, self._runs)

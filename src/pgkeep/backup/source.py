@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import LiteralString
 
 from pgkeep.errors import TableChanged
-from pgkeep.model import DatabaseProperties, Lsn, NotKept, Role, SequenceValue, SnapshotPoint
+from pgkeep.model import (
+    DatabaseProperties,
+    Hosting,
+    Lsn,
+    NotKept,
+    Role,
+    SequenceValue,
+    SnapshotPoint,
+    TableName,
+)
+from pgkeep.platforms import supabase
+from pgkeep.platforms.private import NOTHING_PRIVATE, Private, read_private
 from pgkeep.postgres import catalog
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.dependence import TableKeys, pieces_of_text, table_keys
@@ -40,24 +51,35 @@ class Source:
     roles: tuple[Role, ...]
     not_kept: tuple[NotKept, ...]
     keys: TableKeys
+    hosting: Hosting | None = None
+    """What of it a platform manages."""
+    private: Private = NOTHING_PRIVATE
+    """What the platform keeps apart, in clear: to be sealed at once."""
+    not_to_dump: tuple[TableName, ...] = ()
+    """Tables of the platform's that this role may not look at."""
 
 
 @contextmanager
 def open_source(
-    address: Address, *, lock_timeout_seconds: float, reads_rows: bool
+    address: Address,
+    *,
+    lock_timeout_seconds: float,
+    reads_rows: bool,
+    passwords: bool = False,
 ) -> Iterator[Source]:
     """Take a snapshot and lock every table against being altered, emptied or dropped.
 
     A table that was truncated or rewritten between the snapshot and its lock would read as empty
     (MVCC does not cover that), so the files are compared after locking, and the snapshot is taken
     again if one differs. No lock keeps a type from being altered: if one was that rows were
-    written by meanwhile, the block ends in `TableChanged`.
+    written by meanwhile, the block ends in `TableChanged`. Of a project that a platform hosts only
+    what is the user's is looked at; `passwords` asks for the verifiers of roles too.
     """
     # Closed, not rolled back: that would wait for an answer, and the connection may be dead.
     with closing(connect(address)) as connection, translated(address):
         connection.execute(lock_timeout_statement(lock_timeout_seconds).encode())
         with _giving_way(connection):
-            source = _describe(connection, *_locked_snapshot(connection))
+            source = _describe(connection, *_locked_snapshot(connection), passwords=passwords)
         holding = [item for item in source.relations if item.holds_rows]
         pieces = pieces_of_text(connection, [item.oid for item in holding])
         yield source
@@ -92,7 +114,25 @@ class _Snapshot:
     lsn: Lsn
 
 
-def _locked_snapshot(connection: Connection) -> tuple[_Snapshot, tuple[catalog.Relation, ...]]:
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The relations to keep, and whose platform the others are."""
+
+    kept: supabase.Kept
+    hosting: Hosting | None
+
+    @property
+    def relations(self) -> tuple[catalog.Relation, ...]:
+        return self.kept.relations
+
+
+def _find(connection: Connection, hosting: Hosting | None) -> _Found:
+    found = catalog.relations(connection)
+    kept = supabase.Kept(found, (), ()) if hosting is None else supabase.keep_of(hosting, found)
+    return _Found(kept, hosting)
+
+
+def _locked_snapshot(connection: Connection) -> tuple[_Snapshot, _Found]:
     """A snapshot, exported, and the relations in it, none of them changed since, all locked."""
     for _ in range(_ATTEMPTS):
         lsn = current_lsn(connection)
@@ -102,9 +142,10 @@ def _locked_snapshot(connection: Connection) -> tuple[_Snapshot, tuple[catalog.R
         ).fetchone()
         assert row is not None
         snapshot = _Snapshot(row[0], row[1].astimezone(UTC), lsn)
-        found = catalog.relations(connection)
-        _lock(connection, found)
-        changed = [item for item in catalog.relations(connection) if item.rewritten]
+        hosting = supabase.look(connection)
+        found = _find(connection, hosting)
+        _lock(connection, found.relations)
+        changed = [item for item in _find(connection, hosting).relations if item.rewritten]
         if not changed:
             return snapshot, found
         connection.execute("ROLLBACK")
@@ -141,26 +182,47 @@ def _lock(connection: Connection, found: Sequence[catalog.Relation]) -> None:
 
 
 def _describe(
-    connection: Connection, snapshot: _Snapshot, found: tuple[catalog.Relation, ...]
+    connection: Connection, snapshot: _Snapshot, found: _Found, *, passwords: bool = False
 ) -> Source:
+    relations, hosting = found.relations, found.hosting
     sequences = catalog.sequences(connection)
+    private = NOTHING_PRIVATE
+    not_kept: tuple[NotKept, ...] = ()
+    if hosting is not None:
+        kept = {relation.name for relation in relations if relation.holds_rows}
+        sequences = supabase.kept_sequences(connection, hosting, sequences, kept)
+        private = read_private(connection, hosting, passwords=passwords)
+        not_kept = (*supabase.not_kept(hosting), *private.not_kept)
+        hosting = replace(
+            hosting,
+            secrets_count=len(private.secrets),
+            jobs_count=len(private.jobs),
+            passwords_count=len(private.passwords),
+        )
+        hosting = supabase.described(hosting, found.kept)
     readable = tuple(name for name, may_read in sequences if may_read)
-    heap = [item.oid for item in found if item.holds_rows and item.is_heap and not item.condition]
+    heap = [one.oid for one in relations if one.holds_rows and one.is_heap and not one.condition]
     return Source(
         snapshot=snapshot.name,
         major=server_major(connection),
         point=_point(connection, snapshot),
         properties=catalog.database_properties(connection),
-        relations=found,
+        relations=relations,
         large_objects=catalog.large_objects(connection),
         sequences=catalog.sequence_values(connection, readable),
         roles=catalog.referenced_roles(connection),
-        not_kept=tuple(
-            NotKept(f"value of sequence {name}", "this role may not read it")
-            for name, may_read in sequences
-            if not may_read
+        not_kept=(
+            *not_kept,
+            *(
+                NotKept(f"value of sequence {name}", "this role may not read it")
+                for name, may_read in sequences
+                if not may_read
+            ),
         ),
         keys=table_keys(connection, heap),
+        hosting=hosting,
+        private=private,
+        not_to_dump=found.kept.unreadable,
     )
 
 

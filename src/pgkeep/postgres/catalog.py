@@ -5,7 +5,7 @@ Everything here is asked within one snapshot and with an empty search_path.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
@@ -286,6 +286,9 @@ _ROLES: LiteralString = """
                            WHERE datname = pg_catalog.current_database())
               AND refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass
            UNION
+           -- No dependence on the first superuser is on record.
+           SELECT 10 FROM pg_catalog.pg_namespace WHERE nspowner = 10 AND oid >= 16384
+           UNION
            SELECT setrole FROM pg_catalog.pg_db_role_setting
             WHERE setdatabase = (SELECT oid FROM pg_catalog.pg_database
                                   WHERE datname = pg_catalog.current_database()))
@@ -363,9 +366,12 @@ _OCCUPANTS: LiteralString = (
 )
 
 
-def occupants(connection: Connection) -> tuple[str, ...]:
-    """What a database already holds, in words: `14 tables in schema public`. Empty if nothing."""
-    rows = connection.execute(_OCCUPANTS).fetchall()
+def occupants(connection: Connection, *, besides: Collection[str] = ()) -> tuple[str, ...]:
+    """What a database already holds, in words: `14 tables in schema public`. Empty if nothing.
+
+    Whatever is in the schemas `besides` does not count.
+    """
+    rows = [row for row in connection.execute(_OCCUPANTS).fetchall() if row[0] not in besides]
     found = [
         f"{count} {what}{'' if count == 1 else 's'} in schema {schema}"
         for schema, what, count in rows

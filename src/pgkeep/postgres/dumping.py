@@ -7,6 +7,7 @@ import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from pgkeep.errors import (
     ConnectionLost,
@@ -15,6 +16,7 @@ from pgkeep.errors import (
     ProgramFailed,
     TableChanged,
 )
+from pgkeep.model import TableName
 from pgkeep.postgres.address import Address, client_access
 from pgkeep.postgres.memory_files import memory_file
 from pgkeep.postgres.programs import Programs
@@ -56,9 +58,13 @@ def dump_schema(
     *,
     snapshot: str | None = None,
     lock_timeout_seconds: float = 30,
+    leave_out: Sequence[TableName] = (),
     runs: Runs | None = None,
 ) -> bytes:
-    """The schema as an uncompressed custom-format archive, as a snapshot shows it."""
+    """The schema as an uncompressed custom-format archive, as a snapshot shows it.
+
+    Without some tables, on request: pg_dump ends where it meets one that it may not read.
+    """
     arguments = [
         "--format=custom",
         "--compress=0",
@@ -68,6 +74,8 @@ def dump_schema(
     ]
     if snapshot is not None:
         arguments.append(f"--snapshot={snapshot}")
+    # In double quotes a pattern of pg_dump stands for itself.
+    arguments += [f"--exclude-table={name.sql}" for name in leave_out]
     return _run_connected(programs, "pg_dump", arguments, address, runs=runs)
 
 
@@ -140,6 +148,41 @@ def run_script(
     _run_connected(programs, "psql", [*arguments, "-f", "-"], address, stdin=script, runs=runs)
 
 
+@dataclass(frozen=True, slots=True)
+class StatementFailed:
+    """A statement of a script that the server refused, and at which line psql had read it."""
+
+    line: int
+    sqlstate: str
+    message: str
+
+
+_FAILED = re.compile(r"^psql:<stdin>:(\d+): (?:ERROR|FATAL):\s+(?:([0-9A-Z]{5}): )?(.*)$", re.M)
+
+
+def run_script_through(
+    programs: Programs, address: Address, script: bytes, *, runs: Runs | None = None
+) -> tuple[StatementFailed, ...]:
+    """Run SQL through psql to its end, whatever the server refuses of it; what it refused.
+
+    A connection that is lost on the way is an error all the same.
+    """
+    arguments = ["-X", "-q", "-w", "-v", "ON_ERROR_STOP=0", "-v", "VERBOSITY=verbose"]
+    with client_access(address) as access:
+        ended = _ended(
+            [str(programs.path("psql")), *arguments, "-o", "/dev/null", "-f", "-",
+             "-d", access.dbname],
+            stdin=script,
+            environment=access.environment,
+            pass_fds=access.pass_fds,
+            runs=runs,
+        )  # fmt: skip
+    if ended.code != 0:
+        raise _error("psql", ended, address)
+    found = _FAILED.findall(ended.text)
+    return tuple(StatementFailed(int(line), state, message) for line, state, message in found)
+
+
 def _run_connected(
     programs: Programs,
     name: str,
@@ -174,6 +217,30 @@ def _run(
     address: Address | None = None,
     runs: Runs | None = None,
 ) -> bytes:
+    ended = _ended(command, stdin=stdin, environment=environment, pass_fds=pass_fds, runs=runs)
+    if ended.code != 0:
+        raise _error(name, ended, address)
+    return ended.out
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """How a program ended, and what it wrote."""
+
+    code: int
+    out: bytes
+    text: str
+    """On its standard error."""
+
+
+def _ended(
+    command: Sequence[str],
+    *,
+    stdin: bytes | None,
+    environment: Mapping[str, str] | None,
+    pass_fds: tuple[int, ...],
+    runs: Runs | None,
+) -> _Ended:
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -189,17 +256,18 @@ def _run(
         except BaseException:
             process.kill()
             raise
-    if process.returncode != 0:
-        text = err.decode("utf-8", "replace")
-        if address is not None and "connection to server at" in text:
-            raise connection_error(text, address)
-        if address is not None and (lost := _LOST.search(text)):
-            raise ConnectionLost(
-                f"{name}: the connection to {address} was lost: {lost[0]}",
-                hint="Run the same command again; nothing that was stored is lost.",
-            )
-        raise _failure(name, process.returncode, text)
-    return out
+    return _Ended(process.returncode, out, err.decode("utf-8", "replace"))
+
+
+def _error(name: str, ended: _Ended, address: Address | None) -> PgkeepError:
+    if address is not None and "connection to server at" in ended.text:
+        return connection_error(ended.text, address)
+    if address is not None and (lost := _LOST.search(ended.text)):
+        return ConnectionLost(
+            f"{name}: the connection to {address} was lost: {lost[0]}",
+            hint="Run the same command again; nothing that was stored is lost.",
+        )
+    return _failure(name, ended.code, ended.text)
 
 
 _LOST = re.compile(

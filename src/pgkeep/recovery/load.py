@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -94,20 +94,45 @@ def load_part(
     reporter: Reporter,
 ) -> RowSum:
     """Load one part, in one transaction that ends well only if the part's hash is right."""
-    command = copy_in(table.load_name, table.source.columns)
+    command = copy_in(table.load_name, table.columns)
     if table.where:
         command += f" WHERE ({table.where})"
+    text = sealed.text(part)
+    if table.without:
+        text = without_columns(text, _places(table))
     with sessions.borrow() as connection:
         return _copy(
             connection,
             command,
-            sealed.text(part),
+            text,
             part,
             str(table.name),
             seed,
             reporter,
             takes_all=not table.where,
         )
+
+
+def _places(table: TableRestore) -> frozenset[int]:
+    """Where the columns that the target has not stand in the text."""
+    columns = table.source.copied_columns
+    return frozenset(at for at, one in enumerate(columns) if one.name in table.without)
+
+
+def without_columns(text: Iterable[bytes], places: Collection[int]) -> Iterator[bytes]:
+    """COPY text without some of its columns: tabs and line ends stand for nothing else in it."""
+    rest = b""
+    for piece in text:
+        *lines, rest = (rest + piece).split(b"\n")
+        if lines:
+            yield b"".join(_shortened(line, places) + b"\n" for line in lines)
+    if rest:  # whoever counts the rows will find that one is not whole
+        yield _shortened(rest, places)
+
+
+def _shortened(line: bytes, places: Collection[int]) -> bytes:
+    fields = line.split(b"\t")
+    return b"\t".join(field for at, field in enumerate(fields) if at not in places)
 
 
 def _copy(

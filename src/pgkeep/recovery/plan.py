@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from pgkeep.errors import UsageError
 from pgkeep.model import (
+    Column,
     Contents,
     Kind,
     LargeObjects,
@@ -62,6 +63,15 @@ class TableRestore:
     """Whether it goes before all that are not."""
     where: str = ""
     """Just the rows for which this SQL is true: they cannot be compared with what is stored."""
+    without: tuple[str, ...] = ()
+    """Columns that the target's table has not, or computes itself."""
+    is_managed: bool = False
+    """A table that the target's platform has made: it may refuse the rows, and others go on."""
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """Those that rows are loaded into."""
+        return tuple(one for one in self.source.columns if one.name not in self.without)
 
     @property
     def weight(self) -> int:

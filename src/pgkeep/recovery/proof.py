@@ -50,7 +50,7 @@ class Proof:
 
 def read_back(reader: CopyReader, table: TableRestore, seed: int, reporter: Reporter) -> RowSum:
     """The digest of a restored table's rows, over the very query that the backup read."""
-    query = catalog.copy_query(table.name, table.source.columns, table.source.condition, (0, None))
+    query = catalog.copy_query(table.name, table.columns, table.source.condition, (0, None))
     return _digest(reader, query, seed, reporter)
 
 

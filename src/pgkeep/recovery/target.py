@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,9 +21,11 @@ MARK = "pgkeep: incomplete"
 _SHOWN = 3
 
 
-def refuse_occupied(connection: Connection, database: str) -> None:
-    """`TargetNotEmpty` if there is anything of a user's in the target."""
-    occupants = catalog.occupants(connection)
+def refuse_occupied(
+    connection: Connection, database: str, *, besides: Collection[str] = ()
+) -> None:
+    """`TargetNotEmpty` if there is anything of a user's in the target, some schemas apart."""
+    occupants = catalog.occupants(connection, besides=besides)
     if not occupants:
         return
     what = ", ".join(occupants[:_SHOWN])
