@@ -387,6 +387,8 @@ class Hosting:
     """(name, version, schema)."""
     secrets: SealedStream | None = None
     secrets_count: int = 0
+    secret_columns: tuple[tuple[TableName, str], ...] = ()
+    """Columns whose foreign key refers to a secret's id, which is another one once restored."""
     jobs: SealedStream | None = None
     jobs_count: int = 0
     passwords: SealedStream | None = None

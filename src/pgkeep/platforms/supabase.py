@@ -138,6 +138,17 @@ _EXTENSIONS: LiteralString = """
       FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
      WHERE e.extname <> 'plpgsql' ORDER BY 1"""
 
+_REFERRING_COLUMNS: LiteralString = """
+    SELECT n.nspname, c.relname, a.attname
+      FROM pg_catalog.pg_constraint k
+      JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
+      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.conkey[1]
+      JOIN pg_catalog.pg_class s ON s.oid = k.confrelid AND s.relname = 'secrets'
+      JOIN pg_catalog.pg_namespace v ON v.oid = s.relnamespace AND v.nspname = 'vault'
+     WHERE k.contype = 'f' AND k.conparentid = 0 AND pg_catalog.cardinality(k.conkey) = 1
+     ORDER BY 1, 2, 3"""
+
 _OWNED_SEQUENCES: LiteralString = """
     SELECT sn.nspname, s.relname, tn.nspname, t.relname
       FROM pg_catalog.pg_depend d
@@ -182,6 +193,9 @@ def look(connection: Connection) -> Hosting | None:
         queues=_queues(connection, extensions),
         role_settings=role_settings(connection, roles),
         extensions=extensions,
+        secret_columns=tuple(
+            (TableName(a, b), c) for a, b, c in connection.execute(_REFERRING_COLUMNS).fetchall()
+        ),
     )
 
 

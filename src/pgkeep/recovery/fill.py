@@ -21,12 +21,13 @@ from pgkeep.postgres.copying import CopyReader
 from pgkeep.postgres.dumping import Runs, run_script, script_from_archive
 from pgkeep.postgres.readers import Readers, Started
 from pgkeep.postgres.session import server_major
-from pgkeep.recovery import load, proof, target
+from pgkeep.recovery import load, proof
 from pgkeep.recovery.digest import RowSum
+from pgkeep.recovery.landing import Run
 from pgkeep.recovery.load import TargetSessions
 from pgkeep.recovery.plan import TableRestore
 from pgkeep.recovery.proof import TableProof
-from pgkeep.recovery.request import Lost, Run
+from pgkeep.recovery.request import Lost
 from pgkeep.recovery.schedule import Task, Urgency, run_tasks
 
 CRITICAL = "critical"
@@ -138,7 +139,7 @@ class _Filling:
         self._lock = threading.Lock()
         self._runs = Runs()
         self._analyzed: set[TableName] = set()
-        self._sessions = TargetSessions(run.request.target, _session_settings(run))
+        self._sessions = TargetSessions(run.request.target, run.landing.settings(run))
         self._readers = Readers(self._new_reader)
         self._groups = _groups(run.plan.tables)
         self._critical = _Critical(run.plan.tables, run.reporter)
@@ -208,7 +209,8 @@ class _Filling:
             )
         except PgkeepError as exc:
             stored, group.damaged = RowSum(), True
-            self._note_damage(f"table {table.plan.source.name}", exc)
+            if load.is_damage(exc) or not run.landing.refuse_rows(table.plan, exc):
+                self._note_damage(f"table {table.plan.source.name}", exc)
         with self._lock:
             group.stored += stored
             group.parts_left -= 1
@@ -290,8 +292,3 @@ class _Filling:
         with self._lock:
             if all(item.what != what for item in self._lost):
                 self._lost.append(Lost(what, error.message))
-
-
-def _session_settings(run: Run) -> tuple[str, ...]:
-    """Rows alone go into tables whose triggers and foreign keys are there: keep those quiet."""
-    return target.quiet_settings(run.connection) if not run.scope.schema else ()

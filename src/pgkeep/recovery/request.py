@@ -1,4 +1,4 @@
-"""The records of a restore: what is asked for, what its steps share, what came of it."""
+"""The records of a restore: what is asked for, and what came of it."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from pgkeep.events import Reporter
 from pgkeep.model import Contents, Manifest, TableName
 from pgkeep.postgres.address import Address
-from pgkeep.postgres.archive import Archive
-from pgkeep.postgres.programs import ChooseClient, Programs
-from pgkeep.postgres.session import Connection
+from pgkeep.postgres.programs import ChooseClient
 from pgkeep.recovery.journey import Journey
 from pgkeep.recovery.load import Sealed
 from pgkeep.recovery.onward import ReplayResult
-from pgkeep.recovery.plan import RestorePlan, Scope
+from pgkeep.recovery.plan import Scope
 from pgkeep.recovery.proof import Proof
+from pgkeep.recovery.refusals import Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +45,6 @@ class RestoreRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """One restore under way: what all its steps need. `connection` is the coordinator's."""
-
-    request: RestoreRequest
-    scope: Scope
-    plan: RestorePlan
-    archive: Archive | None
-    archive_bytes: bytes
-    programs: Programs
-    connection: Connection
-    reporter: Reporter
-
-
-@dataclass(frozen=True, slots=True)
 class Lost:
     """Rows that could not be restored, and the stored object that is to blame."""
 
@@ -77,3 +61,7 @@ class RestoreResult:
     lost: tuple[Lost, ...]
     matviews: tuple[TableName, ...]
     replayed: ReplayResult | None = None
+    refused: tuple[Refused, ...] = ()
+    """What the target's platform refused; the rest is restored."""
+    remarks: tuple[str, ...] = ()
+    """What to know of this restore, or to do after it."""

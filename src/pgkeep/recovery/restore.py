@@ -20,17 +20,19 @@ from pgkeep.errors import (
 from pgkeep.events import Noticed, Reporter, StageBegan, StageEnded
 from pgkeep.model import Part, StoredObject, TableName, quote_identifier
 from pgkeep.postgres.address import Address
-from pgkeep.postgres.archive import Archive, Entry, read_archive, use_list
-from pgkeep.postgres.dumping import dump_schema, run_script, script_from_archive
+from pgkeep.postgres.archive import Archive, Entry, read_archive
+from pgkeep.postgres.dumping import dump_schema
 from pgkeep.postgres.session import Connection, connect, lost_since, server_major, translated
-from pgkeep.postgres.statements import DROP_PUBLIC, create_table_like, database_settings, refresh
+from pgkeep.postgres.statements import DROP_PUBLIC, create_table_like, refresh
 from pgkeep.recovery import proof, target
 from pgkeep.recovery.fill import Filled, fill
 from pgkeep.recovery.journey import Journey
+from pgkeep.recovery.landing import Landing, Run
 from pgkeep.recovery.moment import AtTime
 from pgkeep.recovery.onward import existing, go_on, refuse_loud_target
+from pgkeep.recovery.places import find_landing
 from pgkeep.recovery.plan import RestorePlan, Scope, check_scope, plan_restore
-from pgkeep.recovery.request import Lost, RestoreRequest, RestoreResult, Run
+from pgkeep.recovery.request import Lost, RestoreRequest, RestoreResult
 
 CHECKING, DEFINING, FINISHING, SETTLING = "checking", "defining", "finishing", "settling"
 
@@ -47,15 +49,19 @@ def restore(request: RestoreRequest, reporter: Reporter) -> RestoreResult:
     plan = plan_restore(request.contents, archive, scope)
     missing = _check_objects(request, plan, reporter)
     with closing(connect(request.target)) as connection, translated(request.target):
-        _check_target(connection, request, scope, plan)
         programs = request.choose_client(
             max(server_major(connection), _dump_major(archive)), need_tls=request.target.needs_tls
         )
-        run = Run(request, scope, plan, archive, archive_bytes, programs, connection, reporter)
+        landing = find_landing(connection, programs, request, scope, archive)
+        plan = landing.adapt(plan)
+        _check_target(connection, request, scope, plan, landing)
+        run = Run(
+            request, scope, plan, archive, archive_bytes, programs, connection, reporter, landing
+        )
         whole = _has_the_target_for_itself(request, scope)
         mark = target.Mark.put(connection, request.contents, request.now()) if whole else None
         with _told_that_it_is_incomplete(request.target, whole=whole), translated(request.target):
-            roles = _define(run)
+            run, roles = _define(run)
             with _triggers_quiet(run):
                 filled = fill(run, missing)
             result = _finish(run, filled, roles)
@@ -231,7 +237,11 @@ def _named_parts(plan: RestorePlan) -> Iterator[tuple[str, Part]]:
 
 
 def _check_target(
-    connection: Connection, request: RestoreRequest, scope: Scope, plan: RestorePlan
+    connection: Connection,
+    request: RestoreRequest,
+    scope: Scope,
+    plan: RestorePlan,
+    landing: Landing,
 ) -> None:
     target.check_encoding(connection, request.contents)
     if scope.into_schema is not None:
@@ -242,23 +252,29 @@ def _check_target(
     elif request.allow_occupied:
         target.refuse_existing(connection, [table.name for table in plan.tables])
     else:
-        target.refuse_occupied(connection, request.target.database)
+        landing.refuse_occupied(connection, request.target.database)
     if request.journey is not None:
         refuse_loud_target(connection)
 
 
-def _define(run: Run) -> tuple[str, ...]:
-    """Roles, schemas, types, functions, tables: everything that has to be there before rows."""
+def _define(run: Run) -> tuple[Run, tuple[str, ...]]:
+    """Roles, schemas, types, functions, tables: everything that has to be there before rows.
+
+    Returns the rest of the restore as the target can have it, and the roles that were made.
+    """
     run.reporter.report(StageBegan(DEFINING))
     made: tuple[str, ...] = ()
     if run.scope.into_schema is not None:
         _define_beside(run, run.scope.into_schema)
     if run.archive is not None and run.scope.schema:
         if run.request.owners or run.request.privileges:
-            made = target.create_missing_roles(run.connection, run.request.contents)
-        if run.plan.whole and not run.request.contents.database.has_public:
+            made = run.landing.create_roles(run)
+        has_public = run.request.contents.database.has_public or run.landing.is_managed
+        if run.plan.whole and not has_public:
             run.connection.execute(DROP_PUBLIC.encode())
-        _run_entries(run, _not_there_yet(run, run.plan.before))
+        run = replace(run, plan=run.landing.prepare(run))
+        run.landing.make(run, _not_there_yet(run, run.plan.before))
+    run = replace(run, plan=run.landing.defined(run))
     if made:
         run.reporter.report(
             Noticed(
@@ -267,7 +283,7 @@ def _define(run: Run) -> tuple[str, ...]:
             )
         )
     run.reporter.report(StageEnded(DEFINING, f"{len(run.plan.before)} definitions"))
-    return made
+    return run, made
 
 
 def _define_beside(run: Run, schema: str) -> None:
@@ -283,21 +299,6 @@ def _not_there_yet(run: Run, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
     there = read_archive(dump_schema(run.programs, run.request.target))
     known = {(entry.kind, entry.namespace, entry.tag) for entry in there.entries}
     return tuple(e for e in entries if (e.kind, e.namespace, e.tag) not in known)
-
-
-def _run_entries(run: Run, entries: Iterable[Entry]) -> None:
-    """Make entries of the archive in the target."""
-    listed = use_list(entries)
-    if not listed:
-        return
-    script = script_from_archive(
-        run.programs,
-        run.archive_bytes,
-        run.request.archive_options,
-        use_list=listed,
-        for_major=server_major(run.connection),
-    )
-    run_script(run.programs, run.request.target, script)
 
 
 def _finish(run: Run, filled: Filled, roles: tuple[str, ...]) -> RestoreResult:
@@ -319,7 +320,15 @@ def _finish(run: Run, filled: Filled, roles: tuple[str, ...]) -> RestoreResult:
                 owners=run.request.owners,
             )
         _settle(run, filled.analyzed - (replayed.tables if replayed else frozenset()))
-    return RestoreResult(proven, roles, lost, run.plan.matviews, replayed)
+    return RestoreResult(
+        proven,
+        roles,
+        lost,
+        run.plan.matviews,
+        replayed,
+        tuple(run.landing.refused),
+        tuple(run.landing.remarks),
+    )
 
 
 def _complete(run: Run, filled: Filled) -> tuple[Lost, ...]:
@@ -328,10 +337,11 @@ def _complete(run: Run, filled: Filled) -> tuple[Lost, ...]:
     Returns what could not be made since rows that it needs are lost.
     """
     run.reporter.report(StageBegan(FINISHING))
+    run.landing.filled(run)
     late = _not_there_yet(run, run.plan.after)
     lost = tuple(_make_what_can_be(run, late)) if filled.lost else ()
     if not filled.lost:
-        _run_entries(run, late)
+        run.landing.make(run, late)
     run.reporter.report(StageEnded(FINISHING, f"{len(run.plan.after)} definitions"))
     return lost
 
@@ -342,15 +352,14 @@ def _settle(run: Run, analyzed: frozenset[TableName]) -> None:
     for view in run.plan.matviews:
         run.connection.execute(refresh(view).encode())
     if run.plan.whole and run.request.privileges:
-        name = quote_identifier(run.request.target.database)
-        for statement in database_settings(run.request.contents.database, name):
-            run.connection.execute(statement.encode())
+        run.landing.set_database(run)
     there = existing(run.connection, "r")
     names = {table.name for table in run.plan.tables} & there - analyzed
     rest = [name.sql for name in sorted(names)]
     for start in range(0, len(rest), 500):
         run.connection.execute(f"ANALYZE {', '.join(rest[start : start + 500])}".encode())
-    _run_entries(run, _not_there_yet(run, run.plan.guards))
+    run.landing.make(run, _not_there_yet(run, run.plan.guards))
+    run.landing.settle(run)
     run.reporter.report(StageEnded(SETTLING, f"{len(run.plan.matviews)} views filled"))
 
 
@@ -358,7 +367,7 @@ def _make_what_can_be(run: Run, entries: Iterable[Entry]) -> Iterator[Lost]:
     """One by one: a foreign key to a row that is lost cannot be made, and the next one may."""
     for entry in entries:
         try:
-            _run_entries(run, [entry])
+            run.landing.make(run, [entry])
         except (DatabaseError, ProgramFailed) as exc:
             yield Lost(f"{entry.kind.lower()} {entry.tag}", exc.message)
 
@@ -373,13 +382,14 @@ def _prove(run: Run, filled: Filled) -> proof.Proof:
     definitions, not_compared = 0, [f"rows of table {name}, which was only needed to exist"
                                     for name in run.plan.left_empty]  # fmt: skip
     if run.archive is not None and run.scope.schema and run.scope.into_schema is None:
+        expected = run.landing.expects(run)
         differences += proof.compare_definitions(
             _made_so_far(run, run.archive),
             read_archive(dump_schema(run.programs, run.request.target)),
-            run.plan.selection,
+            expected.selection,
             owners=run.request.owners,
             privileges=run.request.privileges,
-            more_in_target=run.request.allow_occupied,
+            more_in_target=expected.more_in_target,
         )
         definitions = run.plan.definitions
         if run.request.journey is not None:

@@ -14,6 +14,7 @@ from pgkeep.cli.options import command_options, refuse_together
 from pgkeep.cli.target import target_address
 from pgkeep.errors import ExitCode, UsageError
 from pgkeep.model import Manifest
+from pgkeep.recovery import cron
 from pgkeep.recovery.load import Sealed
 from pgkeep.recovery.moment import AtTime
 from pgkeep.recovery.onward import ReplayResult
@@ -85,6 +86,12 @@ def moment_options(function: click.decorators.FC) -> click.decorators.FC:
     is_flag=True,
     help="Restore all the rest when stored objects are damaged or missing (still exit code 1).",
 )
+@click.option(
+    "--resume-jobs",
+    is_flag=True,
+    help="Restore nothing: switch on, in a project that was restored, the jobs of cron that were"
+    " active in the backup.",
+)
 @moment_options
 @click.option("--jobs", type=click.IntRange(1, 64), help="Connections that write at once.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and touch nothing.")
@@ -103,6 +110,7 @@ def restore_command(
     no_privileges: bool,
     allow_non_empty: bool,
     go_on_after_damage: bool,
+    resume_jobs: bool,
     to: str | None,
     before_transaction: int | None,
     to_last_reachable: bool,
@@ -151,6 +159,8 @@ def restore_command(
         go_on_after_damage=go_on_after_damage,
         journey=choice.journey,
     )
+    if resume_jobs:
+        return _resume_jobs(context, request, dry_run=dry_run)
     if dry_run:
         _show_plan(context, request, plan_only(request))
         return ExitCode.DONE
@@ -163,8 +173,26 @@ def restore_command(
     else:
         _show(context, manifest, result, seconds)
     raise_unless_proven(result)
-    inexact = result.replayed is not None and result.replayed.not_exact
-    return ExitCode.ATTENTION if context.needs_attention or inexact else ExitCode.DONE
+    inexact = bool(result.replayed is not None and result.replayed.not_exact)
+    attention = context.needs_attention or inexact or bool(result.refused)
+    return ExitCode.ATTENTION if attention else ExitCode.DONE
+
+
+def _resume_jobs(context: Context, request: RestoreRequest, *, dry_run: bool) -> ExitCode:
+    """Switch on the jobs of cron that were active in the backup."""
+    if dry_run:
+        context.out.print("would switch on the jobs of cron that were active in the backup")
+        return ExitCode.DONE
+    resumed = cron.resume(request.target, request.contents, request.sealed)
+    if context.as_json:
+        context.answer({"resumed": resumed.count, "absent": [job.label for job in resumed.absent]})
+    else:
+        context.out.print(f"[bold green]resumed[/]  {words.count(resumed.count, 'job')} of cron")
+        for job in resumed.absent:
+            context.out.print(
+                f"[bold yellow]absent[/]   job {escape(job.label)}: not there, changed, or active"
+            )
+    return ExitCode.ATTENTION if resumed.absent else ExitCode.DONE
 
 
 def _only_whole() -> UsageError:
@@ -220,6 +248,11 @@ def _show(context: Context, manifest: Manifest, result: RestoreResult, seconds: 
         out.print(f"[bold green]proven[/]   {', '.join(proven)}: read back, equal to the backup")
     if result.replayed is not None:
         _show_replayed(context, result.replayed)
+    for refused in result.refused:
+        out.print(f"[bold yellow]refused[/]  {escape(refused.what)}: {escape(refused.reason)}")
+        out.print(f"         [dim]{escape(refused.meaning)}[/]")
+    for remark in result.remarks:
+        out.print(f"[bold]note[/]     {escape(remark)}")
     for name in result.matviews:
         out.print(f"[dim]refreshed, not compared: materialized view {escape(str(name))}[/]")
     for text in proof.not_compared:
@@ -287,6 +320,11 @@ def _document(manifest: Manifest, result: RestoreResult, seconds: float) -> dict
         "differences": list(proof.differences),
         "not_compared": list(proof.not_compared),
         "lost": [{"what": item.what, "reason": item.reason} for item in result.lost],
+        "refused": [
+            {"what": one.what, "reason": one.reason, "meaning": one.meaning}
+            for one in result.refused
+        ],
+        "remarks": list(result.remarks),
         "created_roles": list(result.created_roles),
         "refreshed": [str(name) for name in result.matviews],
         "replayed": result.replayed and _replayed_document(result.replayed),

@@ -11,7 +11,7 @@ from pgkeep.cli.context import Context
 from pgkeep.cli.documents import backup_document, not_kept_documents
 from pgkeep.cli.options import command_options
 from pgkeep.errors import ExitCode
-from pgkeep.model import Contents, Kind, Manifest
+from pgkeep.model import Contents, Hosting, Kind, Manifest
 from pgkeep.repository.repository import Repository, choose_backup
 
 
@@ -68,10 +68,36 @@ def _print(
     ]
     out.print()
     out.print("and " + ", ".join(words.count(number, noun) for number, noun in rest))
+    if contents.hosting is not None:
+        _print_hosting(context, contents.hosting)
     if contents.not_kept:
         out.print("\n[bold]not kept[/]")
         for item in contents.not_kept:
             out.print(f"  {escape(item.what)}: {escape(item.why)}")
+
+
+def _print_hosting(context: Context, hosting: Hosting) -> None:
+    context.out.print(f"\n[bold]treated specially[/] (hosted by {hosting.platform.capitalize()})")
+    for text in hosting.treated:
+        context.out.print(f"  {escape(text)}")
+    context.out.print("\n[bold]left to the platform[/]")
+    for text in hosting.left:
+        context.out.print(f"  {escape(text)}")
+
+
+def _hosting_document(hosting: Hosting) -> dict[str, object]:
+    return {
+        "platform": hosting.platform,
+        "managed_schemas": list(hosting.schemas),
+        "versions": dict(hosting.versions),
+        "secrets": hosting.secrets_count,
+        "jobs": hosting.jobs_count,
+        "passwords": hosting.passwords_count,
+        "queues": [queue.name for queue in hosting.queues],
+        "triggers": [f"{one.name} on {one.table}" for one in hosting.triggers],
+        "treated": list(hosting.treated),
+        "left": list(hosting.left),
+    }
 
 
 def _tables(contents: Contents) -> Table:
@@ -111,5 +137,6 @@ def _document(manifest: Manifest, contents: Contents) -> dict[str, object]:
         "sequences": len(contents.sequences),
         "materialized_views": [str(name) for name in contents.populated_matviews],
         "roles": [role.name for role in contents.roles],
+        "hosting": contents.hosting and _hosting_document(contents.hosting),
         "not_kept": not_kept_documents(contents.not_kept),
     }
