@@ -23,8 +23,9 @@ from object_servers import (
     rclone_server,
 )
 from pgkeep.cli.main import run
-from pgkeep.postgres.programs import choose_server, find_programs
+from pgkeep.postgres.programs import Programs, choose_server, find_programs
 from pgkeep.postgres.server import ScratchServer
+from supabase_server import ProjectServer, Version, installation, start_project, with_application
 
 pytest.register_assert_rewrite("pgkeep.testing")
 
@@ -122,6 +123,33 @@ def gcs() -> Iterator[GcsServer]:
     """A server of Google Cloud Storage."""
     with gcs_server() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def supabase_programs() -> Iterator[Programs]:
+    """PostgreSQL with stand-ins for the extensions of Supabase."""
+    with installation() as programs:
+        yield programs
+
+
+@pytest.fixture
+def new_project(supabase_programs: Programs) -> Iterator[Callable[[Version], ProjectServer]]:
+    """A function that makes a fresh project of Supabase's, with older or newer managed schemas."""
+    made: list[ProjectServer] = []
+
+    def make(version: Version) -> ProjectServer:
+        made.append(start_project(supabase_programs, version))
+        return made[-1]
+
+    yield make
+    for project in made:
+        project.stop()
+
+
+@pytest.fixture
+def sample_project(new_project: Callable[[Version], ProjectServer]) -> ProjectServer:
+    """An older project with a user's application in it."""
+    return with_application(new_project("older"))
 
 
 @pytest.fixture

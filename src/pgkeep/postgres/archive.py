@@ -70,6 +70,19 @@ class Entry:
         )
 
 
+def schema_in_tag(entry: Entry) -> str:
+    """The schema that a comment or privilege is about; empty if it is about something else.
+
+    Whether pg_dump quotes names there depends on its version and its options.
+    """
+    what, _, name = entry.tag.partition(" ")
+    if what != "SCHEMA" or not name:
+        return ""
+    if name.startswith('"') and name.endswith('"'):
+        return name[1:-1].replace('""', '"')
+    return name
+
+
 @dataclass(frozen=True, slots=True)
 class Archive:
     """A table of contents, in the archive's order, which is one that can be restored."""
@@ -479,7 +492,7 @@ class _Links:
     def _is_about_public(self, entry: Entry, selected: set[int]) -> bool:
         """The schema public is seldom an entry, but its privileges are, and name a missing one."""
         return (
-            entry.tag == "SCHEMA public"
+            schema_in_tag(entry) == "public"
             and not self._needs[entry.dump_id]
             and any(self.by_id[number].namespace == "public" for number in selected)
         )

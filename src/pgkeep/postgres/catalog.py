@@ -266,6 +266,25 @@ def large_object_query(oids: Sequence[int]) -> str:
 
 
 _ROLES: LiteralString = """
+    WITH RECURSIVE named (oid) AS (
+        SELECT refobjid FROM pg_catalog.pg_shdepend
+         WHERE dbid = (SELECT oid FROM pg_catalog.pg_database
+                        WHERE datname = pg_catalog.current_database())
+           AND refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass
+        UNION
+        -- No dependence on the first superuser is on record.
+        SELECT 10 FROM pg_catalog.pg_namespace WHERE nspowner = 10 AND oid >= 16384
+        UNION
+        SELECT setrole FROM pg_catalog.pg_db_role_setting
+         WHERE setdatabase = (SELECT oid FROM pg_catalog.pg_database
+                               WHERE datname = pg_catalog.current_database())
+        UNION
+        SELECT datdba FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()
+    ), wanted (oid) AS (
+        SELECT oid FROM named
+        UNION
+        SELECT m.roleid FROM wanted w JOIN pg_catalog.pg_auth_members m ON m.member = w.oid
+    )
     SELECT r.rolname,
            CASE WHEN r.rolsuper THEN 'SUPERUSER' ELSE 'NOSUPERUSER' END
            || CASE WHEN r.rolinherit THEN ' INHERIT' ELSE ' NOINHERIT' END
@@ -280,25 +299,15 @@ _ROLES: LiteralString = """
                    JOIN pg_catalog.pg_roles g ON g.oid = m.roleid
                   WHERE m.member = r.oid ORDER BY 1)
       FROM pg_catalog.pg_roles r
-     WHERE r.rolname !~ '^pg_' AND r.oid IN (
-           SELECT refobjid FROM pg_catalog.pg_shdepend
-            WHERE dbid = (SELECT oid FROM pg_catalog.pg_database
-                           WHERE datname = pg_catalog.current_database())
-              AND refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass
-           UNION
-           -- No dependence on the first superuser is on record.
-           SELECT 10 FROM pg_catalog.pg_namespace WHERE nspowner = 10 AND oid >= 16384
-           UNION
-           SELECT setrole FROM pg_catalog.pg_db_role_setting
-            WHERE setdatabase = (SELECT oid FROM pg_catalog.pg_database
-                                  WHERE datname = pg_catalog.current_database()))
-        OR r.rolname = (SELECT pg_catalog.pg_get_userbyid(datdba) FROM pg_catalog.pg_database
-                         WHERE datname = pg_catalog.current_database())
+     WHERE r.rolname !~ '^pg_' AND r.oid IN (SELECT oid FROM wanted)
      ORDER BY 1"""
 
 
 def referenced_roles(connection: Connection) -> tuple[Role, ...]:
-    """The roles on which something in this database depends: owners, grantees, policies."""
+    """The roles on which something in this database depends: owners, grantees, policies.
+
+    With the roles that these are members of, since rights come from there too.
+    """
     rows = connection.execute(_ROLES).fetchall()
     return tuple(Role(name, attributes, tuple(groups)) for name, attributes, groups in rows)
 

@@ -11,7 +11,13 @@ from dataclasses import dataclass
 
 from pgkeep.model import Hosting
 from pgkeep.platforms.supabase import PGMQ, queue_tables
-from pgkeep.postgres.archive import Archive, Entry, Selection, leave_out_extensions
+from pgkeep.postgres.archive import (
+    Archive,
+    Entry,
+    Selection,
+    leave_out_extensions,
+    schema_in_tag,
+)
 
 _ABOUT = frozenset({"COMMENT", "ACL", "SECURITY LABEL"})
 _PLATFORMS_PUBLICATIONS = ("supabase_realtime_messages", "realtime_messages")
@@ -92,8 +98,7 @@ def changed_privileges(archive: Archive, there: Archive) -> Iterator[str]:
     theirs = {e.tag: e.definition for e in there.entries if e.kind == "ACL"}
     has = {entry.tag for entry in there.entries if entry.kind == "SCHEMA"} | {"public"}
     for entry in archive.entries:
-        if entry.kind == "ACL" and entry.tag.startswith("SCHEMA "):
-            name = entry.tag.removeprefix("SCHEMA ")
+        if entry.kind == "ACL" and (name := schema_in_tag(entry)):
             if name in has and theirs.get(entry.tag) != entry.definition:
                 yield name
 
@@ -105,8 +110,8 @@ def _is_users(entry: Entry, source: Hosting) -> bool:
         return False  # made by themselves, and commented by themselves
     if entry.kind == "SCHEMA":
         return entry.tag not in source.schemas
-    if entry.kind in _ABOUT and entry.tag.startswith("SCHEMA "):
-        return entry.tag.removeprefix("SCHEMA ") not in source.schemas
+    if entry.kind in _ABOUT and (schema := schema_in_tag(entry)):
+        return schema not in source.schemas
     if entry.kind == "DEFAULT ACL":
         return entry.owner not in source.roles
     if entry.namespace in source.schemas:

@@ -152,6 +152,10 @@ class Forbearing(Landing):
             return True
         return False
 
+    def is_of_no_account(self, _entry: Entry, _message: str, /) -> bool:
+        """Whether a refusal changes nothing."""
+        return False
+
     def set_database(self, run: Run) -> None:
         for statement in _database_settings(run):
             self.attempt(
@@ -166,6 +170,8 @@ class Forbearing(Landing):
         starts = [(match.start(), int(match[1])) for match in _ENTRY.finditer(script)]
         for failed in run_script_through(run.programs, run.request.target, script):
             entry = chosen.get(_entry_at(script, starts, failed.line))
+            if entry is not None and self.is_of_no_account(entry, failed.message):
+                continue
             if entry is not None:
                 self.refused_entries.add(entry.dump_id)
             what = named(entry) if entry else f"line {failed.line} of the definitions"

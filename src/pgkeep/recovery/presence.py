@@ -48,3 +48,16 @@ def available_extensions(connection: Connection) -> frozenset[str]:
     """The names of those that could be made."""
     rows = connection.execute("SELECT name FROM pg_catalog.pg_available_extensions").fetchall()
     return frozenset(name for (name,) in rows)
+
+
+def schemas(connection: Connection) -> frozenset[str]:
+    """The names of all schemas."""
+    rows = connection.execute("SELECT nspname FROM pg_catalog.pg_namespace").fetchall()
+    return frozenset(name for (name,) in rows)
+
+
+def current_role(connection: Connection) -> str:
+    """Whose rights count: SET ROLE may have changed it since the login."""
+    row = connection.execute("SELECT current_user::text").fetchone()
+    assert row is not None
+    return str(row[0])

@@ -50,6 +50,7 @@ from pgkeep.recovery.choosing import (
 )
 from pgkeep.recovery.landing import Expectation, Forbearing, Run
 from pgkeep.recovery.plan import RestorePlan, TableRestore
+from pgkeep.recovery.refusals import meaning_of
 
 _OF_THE_IMAGE = ("extensions",)
 _NOT_RESTORED = "Its rows are not restored: they are in the backup, for another target."
@@ -72,9 +73,11 @@ class Project(Forbearing):
         self._there = there
         self._archive = archive
         self._is_there = is_there
+        self._me = presence.current_role(connection)
         self._whole: RestorePlan | None = None
         self._sequences: tuple[SequenceValue, ...] = ()
         self._borrowed: list[str] = []
+        self._lent: list[str] = []
         self._ids: dict[str, str] = {}
 
     # --- before anything is written -------------------------------------------------------------
@@ -226,6 +229,7 @@ class Project(Forbearing):
         for schema in changed_privileges(run.archive, self._is_there):
             self._close_schema(run.connection, schema)
         self.make(run, schemas_to_make(run.archive, self._source, self._is_there))
+        self._open_schemas(run)
         missing = self._make_extensions(run)
         plan = self._adapted(missing)
         if missing and (choice := self._choice(missing)):
@@ -236,6 +240,22 @@ class Project(Forbearing):
                     "It is not in the target.",
                 )
         return replace(plan, before=tuple(entry for entry in plan.before if entry.kind != "SCHEMA"))
+
+    def _open_schemas(self, run: Run) -> None:
+        """Only who may make something in a schema can be given it; taken back before privileges."""
+        assert run.archive is not None
+        roles = catalog.existing_roles(run.connection) - set(self._source.roles) - {"postgres"}
+        pairs = {
+            (entry.namespace, entry.owner)
+            for entry in run.plan.before
+            if entry.namespace not in ("", *self._source.schemas) and entry.owner in roles
+        }
+        for schema, owner in sorted(pairs) if run.request.owners else ():
+            words = f"CREATE ON SCHEMA {quote_identifier(schema)}"
+            to = quote_identifier(owner)
+            if self.attempt(run.connection, f"GRANT {words} TO {to}", f"schema {schema}",
+                            f"What belongs to {owner} there may belong to postgres."):  # fmt: skip
+                self._lent.append(f"REVOKE {words} FROM {to}")
 
     def _close_schema(self, connection: Connection, schema: str) -> None:
         for grant, by in supabase.grants(connection, [schema]):
@@ -253,7 +273,15 @@ class Project(Forbearing):
         assert run.archive is not None
         wanted = extensions_of(run.archive)
         there = presence.extensions(run.connection)
-        self.make(run, [entry for entry in wanted if entry.tag not in there])
+        schemas = presence.schemas(run.connection)
+        homes = {name: schema for name, _, schema in self._source.extensions}
+        absent = [entry for entry in wanted if entry.tag not in there]
+        self.make(run, [one for one in absent if homes.get(one.tag, "public") in schemas])
+        for entry in absent:
+            if homes.get(entry.tag, "public") not in schemas:  # it brings its own along
+                statement = f"CREATE EXTENSION IF NOT EXISTS {quote_identifier(entry.tag)}"
+                what = f"extension {entry.tag}"
+                self.attempt(run.connection, statement, what, meaning_of(entry, ""))
         there = presence.extensions(run.connection)
         for name, version, _ in self._source.extensions:
             if name in there and there[name] != version:
@@ -349,6 +377,8 @@ class Project(Forbearing):
 
     def filled(self, run: Run) -> None:
         connection = run.connection
+        for statement in self._lent:
+            connection.execute(statement.encode())
         for value in self._sequences:
             self.attempt(
                 connection, set_sequence(value), f"sequence {value.name}",
@@ -470,12 +500,22 @@ class Project(Forbearing):
                 " database: who asks for one gets an error until it is there"
             )
 
+    def is_of_no_account(self, entry: Entry, message: str, /) -> bool:
+        """Only a superuser may even name the owner anew who it has already."""
+        return entry.owner == self._me and message.startswith("permission denied to change owner")
+
     def expects(self, run: Run) -> Expectation:
         selection = run.plan.selection
-        if selection is not None:
-            left = selection.entries - self.refused_entries
+        if selection is not None and run.archive is not None:
+            renamed = {e.dump_id for e in run.archive.entries if self._names_a_secret(e)}
+            left = selection.entries - self.refused_entries - renamed
             selection = Selection(frozenset(left), selection.tables)
         return Expectation(selection, more_in_target=True)
+
+    def _names_a_secret(self, entry: Entry) -> bool:
+        """Its options have the secret's new id."""
+        kinds = ("SERVER", "USER MAPPING", "FOREIGN TABLE")
+        return entry.kind in kinds and any(old in entry.definition for old in self._ids)
 
 
 def _maker(queue: Queue) -> str:
