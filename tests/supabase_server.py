@@ -61,7 +61,7 @@ class ProjectServer:
 
     @property
     def admins_url(self) -> str:
-        """As the platform's superuser, for setting up and for looking behind: not for the product."""
+        """As the platform's superuser, to set up and to look behind: not for the product."""
         return self.server.url("postgres")
 
     def url_of(self, role: str, password: str) -> str:
@@ -72,6 +72,10 @@ class ProjectServer:
     def run(self, script: str) -> None:
         """Statements as role `postgres`."""
         run_script(self.server.programs, Address.parse(self.url), script.encode())
+
+    def run_as_admin(self, script: str) -> None:
+        """What only the platform can do."""
+        run_script(self.server.programs, Address.parse(self.admins_url), script.encode())
 
     def ask(self, query: str) -> list[tuple[object, ...]]:
         """A question as the superuser, who sees everything."""

@@ -23,7 +23,7 @@ _ABOUT = frozenset({"COMMENT", "ACL", "SECURITY LABEL"})
 _PLATFORMS_PUBLICATIONS = ("supabase_realtime_messages", "realtime_messages")
 _WITHOUT_SCHEMA_NEEDED = frozenset({"FOREIGN DATA WRAPPER", "SERVER", "USER MAPPING"})
 # What an existing object may get on top of what it has.
-_ADDED = frozenset({"ACL", "COMMENT", "DEFAULT ACL", "SECURITY LABEL"})
+_ADDED = frozenset({"ACL", "COMMENT", "SECURITY LABEL"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,8 @@ def choose_entries(
         if left is not None and entry.dump_id not in left:
             continue
         same_name = known.get((entry.kind, entry.namespace, entry.tag), [])
-        if not same_name:
+        # The target's default privileges are taken back before anything is made.
+        if not same_name or entry.kind == "DEFAULT ACL":
             make.append(entry.dump_id)
         elif any(other.definition == entry.definition for other in same_name):
             continue
@@ -98,9 +99,9 @@ def changed_privileges(archive: Archive, there: Archive) -> Iterator[str]:
     theirs = {e.tag: e.definition for e in there.entries if e.kind == "ACL"}
     has = {entry.tag for entry in there.entries if entry.kind == "SCHEMA"} | {"public"}
     for entry in archive.entries:
-        if entry.kind == "ACL" and (name := schema_in_tag(entry)):
-            if name in has and theirs.get(entry.tag) != entry.definition:
-                yield name
+        name = schema_in_tag(entry) if entry.kind == "ACL" else ""
+        if name in has and theirs.get(entry.tag) != entry.definition:
+            yield name
 
 
 def _is_users(entry: Entry, source: Hosting) -> bool:

@@ -141,6 +141,15 @@ class _Drill:
         self._not_covered += [
             NotCovered(text, "it was not compared") for text in self._restored.proof.not_compared
         ]
+        known = {one.what for one in self._not_covered}
+        self._not_covered += [
+            NotCovered(one.what, one.reason)
+            for one in self._restored.refused
+            if one.what not in known
+        ]
+        self._not_covered += [
+            NotCovered(text, "this server has nothing for it") for text in self._restored.remarks
+        ]
 
     def ask(self, address: Address) -> None:
         """The user's checks, and the indexes."""

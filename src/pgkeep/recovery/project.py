@@ -76,7 +76,6 @@ class Project(Forbearing):
         self._me = presence.current_role(connection)
         self._whole: RestorePlan | None = None
         self._sequences: tuple[SequenceValue, ...] = ()
-        self._borrowed: list[str] = []
         self._lent: list[str] = []
         self._ids: dict[str, str] = {}
 
@@ -200,7 +199,7 @@ class Project(Forbearing):
                     run.connection, statement, f"membership of role {role.name}",
                     "It has fewer rights there than in the source.",
                 )  # fmt: skip
-        self._borrow(run, {role.name for role in made})
+        self._join(run, {role.name for role in made})
         return tuple(role.name for role in made)
 
     def _create_role(self, connection: Connection, role: Role) -> bool:
@@ -210,13 +209,13 @@ class Project(Forbearing):
             for statement in create_role(role)
         )
 
-    def _borrow(self, run: Run, made: set[str]) -> None:
-        """Since PostgreSQL 16 who makes a role may not give it anything, unless a member too."""
+    def _join(self, run: Run, made: set[str]) -> None:
+        """Since PostgreSQL 16 who makes a role must be a member too, to give it anything."""
         owners = {entry.owner for entry in run.archive.entries} if run.archive else set()
         for name in sorted(made & owners):
             statement = f"GRANT {quote_identifier(name)} TO CURRENT_USER"
-            if self.attempt(run.connection, statement, f"role {name}", "See the next lines."):
-                self._borrowed.append(name)
+            meaning = "What belongs to it there belongs to the role that restores."
+            self.attempt(run.connection, statement, f"role {name}", meaning)
 
     def prepare(self, run: Run) -> RestorePlan:
         assert run.archive is not None
@@ -411,9 +410,6 @@ class Project(Forbearing):
             self._set_roles(connection)
             self._schedule_jobs(run)
             self._set_passwords(run)
-        for name in self._borrowed:
-            statement = f"REVOKE {quote_identifier(name)} FROM CURRENT_USER"
-            self.attempt(connection, statement, f"role {name}", "postgres stays a member of it.")
         connection.execute(b"NOTIFY pgrst, 'reload schema'")
         self._tell_of_files(run)
 
