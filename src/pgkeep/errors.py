@@ -377,3 +377,27 @@ class AddressTaken(PgkeepError):
 
     code = "E084"
     usual_hint = "Choose another with --metrics HOST:PORT, or end what uses it."
+
+
+# --- a second factor ------------------------------------------------------------------------
+
+
+class FactorNeeded(PgkeepError):
+    """What is to be done needs a second factor, and none was given."""
+
+    code = "E090"
+    usual_hint = "Run it on a terminal, or give the code in PGKEEP_CODE."
+
+
+class FactorRefused(PgkeepError):
+    """A code was wrong or used before, or too many were wrong."""
+
+    code = "E091"
+    usual_hint = "Wait for the next code, and look at the clocks of both devices."
+
+
+class ApprovalInvalid(PgkeepError):
+    """A signature does not approve this very action."""
+
+    code = "E092"
+    usual_hint = "Run the command again without PGKEEP_APPROVAL for a fresh text to sign."

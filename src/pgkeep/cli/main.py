@@ -46,6 +46,7 @@ COMMANDS = {
     "reseal": "reseal.reseal_command",
     "forget": "forget.forget",
     "policy": "policy.policy",
+    "factor": "factor.factor_command",
     "schedule": "schedule.schedule_command",
     "run": "run.run_command",
     "ledger": "ledger.ledger_command",

@@ -168,6 +168,25 @@ class _Recording:
             return None
 
 
+def access_now(
+    state: str, what: str, database: str, *, error: str = "", details: Mapping[str, str]
+) -> Access:
+    """Something within a command that has an entry of its own."""
+    from pgkeep.repository.ledger import Access
+
+    return Access(
+        at=datetime.now(UTC),
+        state=state,
+        what=what,
+        database=database,
+        who=_who(),
+        source=_source(),
+        reason=os.environ.get("PGKEEP_REASON", ""),
+        details=details,
+        error=error,
+    )
+
+
 def _who() -> str:
     try:
         user = getpass.getuser()

@@ -46,7 +46,7 @@ class PublicSigner:
         """Reads `ssh-ed25519 AAAA... [comment]`. KeyUnusable if it is anything else."""
         kind, blob = [*line.split(), "", ""][:2]
         try:
-            fields = _Fields(base64.b64decode(blob, validate=True))
+            fields = Fields(base64.b64decode(blob, validate=True))
             key_type, key = fields.take(), fields.take()
             fields.end()
         except ValueError as exc:
@@ -63,7 +63,7 @@ class PublicSigner:
     @property
     def fingerprint(self) -> str:
         """`SHA256:...`, as `ssh-keygen -l` prints it."""
-        return _fingerprint(self._blob)
+        return fingerprint_of(self._blob)
 
     @property
     def _blob(self) -> bytes:
@@ -110,7 +110,7 @@ class SigningKey:
 
     def sign(self, message: bytes | memoryview) -> bytes:
         """An armored signature in namespace `pgkeep`. The same message gives the same bytes."""
-        signature = self._private.sign(_signed_data(message, b"sha512"))
+        signature = self._private.sign(signed_data(message, b"sha512"))
         blob = (
             _MAGIC
             + _VERSION
@@ -130,19 +130,19 @@ def verify(
     message: bytes | memoryview, signature: bytes, trusted: Iterable[PublicSigner]
 ) -> PublicSigner:
     """Who of `trusted` signed `message`. NotAuthentic, which says why, if nobody did."""
-    parsed = _parse_signature(signature)
+    parsed = parse_signature(signature)
     signers = {signer._blob: signer for signer in trusted}
     signer = signers.get(parsed.key_blob)
     if signer is None:
         raise NotAuthentic(
-            f"signed by another key: {_fingerprint(parsed.key_blob)}",
+            f"signed by another key: {fingerprint_of(parsed.key_blob)}",
             hint="Trust this key only if its owner confirms the fingerprint.",
         )
     if parsed.namespace != NAMESPACE.encode():
         raise NotAuthentic(f"signed for another purpose than {NAMESPACE}")
     try:
         Ed25519PublicKey.from_public_bytes(signer.key).verify(
-            _take_ed25519(parsed.signature), _signed_data(message, parsed.hash_name)
+            _take_ed25519(parsed.signature), signed_data(message, parsed.hash_name)
         )
     except InvalidSignature:
         raise NotAuthentic(
@@ -168,30 +168,48 @@ def read_allowed_signers(text: str) -> list[PublicSigner]:
     return signers
 
 
-class _Signature(NamedTuple):
+def parse_key_line(line: str) -> tuple[str, bytes]:
+    """Kind and wire form of a public key of any kind: `KIND AAAA... [comment]`."""
+    kind, text = [*line.split(), "", ""][:2]
+    try:
+        blob = base64.b64decode(text, validate=True)
+        named = Fields(blob).take()
+    except ValueError:
+        named, blob = b"", b""
+    if not kind or named != kind.encode():
+        raise KeyUnusable(
+            "not an SSH public key", hint="It has the form: ssh-ed25519 AAAA... comment."
+        )
+    return kind, blob
+
+
+class Signature(NamedTuple):
+    """An SSHSIG signature, taken apart."""
+
     key_blob: bytes
     namespace: bytes
     hash_name: bytes
     signature: bytes
 
 
-def _parse_signature(armored: bytes) -> _Signature:
+def parse_signature(armored: bytes) -> Signature:
+    """`NotAuthentic` if it is none."""
     try:
         return _parse_blob(_dearmor(armored))
     except ValueError as exc:
         raise NotAuthentic(f"not a signature: {exc}") from None
 
 
-def _parse_blob(blob: bytes) -> _Signature:
+def _parse_blob(blob: bytes) -> Signature:
     if not blob.startswith(_MAGIC + _VERSION):
         raise ValueError("not SSHSIG version 1")
-    fields = _Fields(blob[len(_MAGIC + _VERSION) :])
+    fields = Fields(blob[len(_MAGIC + _VERSION) :])
     key_blob, namespace, reserved = fields.take(), fields.take(), fields.take()
     hash_name, signature = fields.take(), fields.take()
     fields.end()
     if reserved or hash_name not in _HASHES:
         raise ValueError("an unknown hash or field")
-    return _Signature(key_blob, namespace, hash_name, signature)
+    return Signature(key_blob, namespace, hash_name, signature)
 
 
 def _take_ed25519(signature: bytes) -> bytes:
@@ -201,26 +219,34 @@ def _take_ed25519(signature: bytes) -> bytes:
     return signature[len(prefix) :]
 
 
-def _signed_data(message: bytes | memoryview, hash_name: bytes) -> bytes:
+def signed_data(message: bytes | memoryview, hash_name: bytes, namespace: str = NAMESPACE) -> bytes:
+    """What a signature of a message is over."""
     digest = _HASHES[hash_name](message).digest()
-    namespace = _string(NAMESPACE.encode())
-    return _MAGIC + namespace + _string(b"") + _string(hash_name) + _string(digest)
+    purpose = _string(namespace.encode())
+    return _MAGIC + purpose + _string(b"") + _string(hash_name) + _string(digest)
 
 
-class _Fields:
+class Fields:
     """SSH strings: four bytes of length, then that many bytes. ValueError if they do not fit."""
 
     def __init__(self, data: bytes) -> None:
         self._rest = data
 
     def take(self) -> bytes:
+        """The next string."""
         end = 4 + int.from_bytes(self._rest[:4], "big")
         if len(self._rest) < max(end, 4):
             raise ValueError("cut off")
         taken, self._rest = self._rest[4:end], self._rest[end:]
         return taken
 
+    def rest(self) -> bytes:
+        """All that follows, as it is."""
+        taken, self._rest = self._rest, b""
+        return taken
+
     def end(self) -> None:
+        """`ValueError` unless all was taken."""
         if self._rest:
             raise ValueError("something follows")
 
@@ -229,7 +255,8 @@ def _string(data: bytes) -> bytes:
     return len(data).to_bytes(4, "big") + data
 
 
-def _fingerprint(key_blob: bytes) -> str:
+def fingerprint_of(key_blob: bytes) -> str:
+    """`SHA256:...`, as `ssh-keygen -l` prints it."""
     digest = hashlib.sha256(key_blob).digest()
     return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
 

@@ -8,6 +8,7 @@ import rich_click as click
 from rich.markup import escape
 
 from pgkeep.cli import words
+from pgkeep.cli.approving import require_factor
 from pgkeep.cli.choice import kinds_for
 from pgkeep.cli.commands.restore import scope_options
 from pgkeep.cli.context import Context
@@ -76,6 +77,8 @@ def export_command(
         owners=not no_owner,
         privileges=not no_privileges,
     )
+    where = "standard output" if output == "-" else str(path.resolve())
+    require_factor(context, "export", f"backup {manifest.backup} to {where}", database=database)
     with context.reporter() as reporter:
         if output == "-":
             standard = BinaryOutput()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import rich_click as click
 from rich.markup import escape
 
+from pgkeep.cli.approving import require_factor
 from pgkeep.cli.context import Context
 from pgkeep.cli.options import command_options
 from pgkeep.errors import ConfigurationError, ExitCode
@@ -24,6 +25,7 @@ def forget(context: Context, repository: str) -> ExitCode:
         raise ConfigurationError(
             f"no repository {repository!r} is configured (configured: {', '.join(places)})"
         )
+    require_factor(context, "forget", f"repository {repository} at {places[repository].url}")
     where = context.where(repository, places[repository])
     known = context.known_repositories.forget(where)
     if context.as_json:

@@ -10,6 +10,7 @@ import rich_click as click
 from rich.markup import escape
 
 from pgkeep.cli import words
+from pgkeep.cli.approving import require_for_shorter_retention
 from pgkeep.cli.context import Context
 from pgkeep.cli.options import command_options
 from pgkeep.errors import ExitCode, PgkeepError
@@ -30,6 +31,8 @@ def prune_command(context: Context, dry_run: bool) -> ExitCode:
     once. Needs no key that opens any backup.
     """
     policy = context.retention()
+    if not dry_run:
+        require_for_shorter_retention(context)
     done: dict[str, Pruned] = {}
     journals: dict[str, dict[str, PrunedJournal]] = {}
     for repository in context.repositories():

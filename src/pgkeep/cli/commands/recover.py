@@ -14,6 +14,7 @@ from rich.markup import escape
 from pgkeep import config as configuration
 from pgkeep.backup.backup import back_up
 from pgkeep.cli import words
+from pgkeep.cli.approving import require_factor
 from pgkeep.cli.backing_up import backup_request
 from pgkeep.cli.choice import Choice, choose_backup_for, critical_tables
 from pgkeep.cli.commands.capture import slot_name
@@ -112,6 +113,8 @@ def recover_command(
             (context.out if dry_run else context.err).print(escape(line))
     if dry_run:
         return ExitCode.DONE
+    what = f"backup {choice.found.manifest.backup} to {moment or 'its own moment'}: {plan.target}"
+    require_factor(context, "recover", what, database=database)
     _confirm(plan, ask=not yes)
     return _recover(context, plan, choice, progress or _begin(context, plan, moment))
 

@@ -8,6 +8,7 @@ import rich_click as click
 from rich.markup import escape
 
 from pgkeep.cli import words
+from pgkeep.cli.approving import require_factor
 from pgkeep.cli.choice import choose_backup_for, chosen_moment, critical_tables
 from pgkeep.cli.context import Context
 from pgkeep.cli.options import command_options, refuse_together
@@ -164,6 +165,9 @@ def restore_command(
     if dry_run:
         _show_plan(context, request, plan_only(request))
         return ExitCode.DONE
+    if data_only or request.allow_occupied:
+        what = f"backup {manifest.backup} into {request.target}, which may hold other things"
+        require_factor(context, "restore", what, database=database)
     started = time.monotonic()
     with context.reporter() as reporter:
         result = restore(request, reporter)
