@@ -168,6 +168,11 @@ def restore_command(
     if data_only or request.allow_occupied:
         what = f"backup {manifest.backup} into {request.target}, which may hold other things"
         require_factor(context, "restore", what, database=database)
+    return _restore(context, request)
+
+
+def _restore(context: Context, request: RestoreRequest) -> ExitCode:
+    manifest = request.manifest
     started = time.monotonic()
     with context.reporter() as reporter:
         result = restore(request, reporter)
