@@ -19,6 +19,7 @@ FLOORS: dict[str, int] = {
     "model": 0,
     "events": 0,
     "findings": 0,
+    "networks": 0,
     "pacing": 0,
     "config": 1,
     "sealing": 1,

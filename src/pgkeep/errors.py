@@ -379,6 +379,21 @@ class AddressTaken(PgkeepError):
     usual_hint = "Choose another with --metrics HOST:PORT, or end what uses it."
 
 
+# --- networks -------------------------------------------------------------------------------
+
+
+class NetworkRefused(PgkeepError):
+    """The address of a database or store is outside of the configured networks."""
+
+    code = "E093"
+
+
+class StateUnsafe(PgkeepError):
+    """The state folder, or a file in it, is open to others."""
+
+    code = "E094"
+
+
 # --- a second factor ------------------------------------------------------------------------
 
 

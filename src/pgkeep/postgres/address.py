@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -13,7 +12,9 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgkeep.errors import ConfigurationError, TransactionPooler
+from pgkeep.networks import Resolve, Rule, is_this_machine
 from pgkeep.postgres.memory_files import memory_file
+from pgkeep.postgres.trust import roots_for
 
 _TRANSACTION_POOLER_PORT = "6543"
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
@@ -49,7 +50,8 @@ class Address:
     def parse(cls, url: str) -> Address:
         """From a URL or a libpq connection string; `ConfigurationError` if it is neither.
 
-        Without `sslmode`, connections that leave this machine must be encrypted.
+        Without `sslmode`, who answers outside of this machine must prove to be who they are
+        (verify-full): a password is given to nobody else.
         """
         if not url.strip():
             raise ConfigurationError(
@@ -74,9 +76,9 @@ class Address:
             if name not in given and (value := os.environ.get(variable)):
                 given[name] = value
         address = cls({**_DEFAULTS, **given})
-        if "sslmode" not in given and not address.is_local:
-            return cls({**address.parameters, "sslmode": "require"})
-        return address
+        if address.is_local:
+            return address
+        return cls({**address.parameters, **_verified(given, address.host)})
 
     @property
     def host(self) -> str:
@@ -99,12 +101,34 @@ class Address:
         """On this machine: a Unix socket or a loopback address."""
         # libpq connects to hostaddr where one is given, and host is but a name then.
         where = self.parameters.get("hostaddr") or self.host
-        if where.startswith(("/", "@")) or where == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(where).is_loopback
-        except ValueError:
-            return False
+        return all(is_this_machine(one) for one in where.split(","))
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether the server must prove to be who it is called."""
+        return self.is_local or self.parameters.get("sslmode") == "verify-full"
+
+    def within(self, rule: Rule, what: str, *, resolve: Resolve | None = None) -> Address:
+        """The same, tied to addresses that a rule allows; `NetworkRefused` if one is outside.
+
+        Each host becomes as many as it has addresses, so that none is looked up a second time.
+        """
+        if not rule.networks:
+            return self
+        hosts, ports = self.host.split(","), self.port.split(",")
+        given = (self.parameters.get("hostaddr") or "").split(",")
+        found: list[tuple[str, str, str]] = []
+        for at, host in enumerate(hosts):
+            port = ports[at] if at < len(ports) else ports[-1]
+            if host.startswith(("/", "@")):
+                return self  # a socket of this machine
+            named = given[at] if at < len(given) and given[at] else host
+            found += [(host, one, port) for one in rule.check(named, what, resolve=resolve)]
+        if not found:
+            return self
+        names, addresses, at_ports = (",".join(parts) for parts in zip(*found, strict=True))
+        pinned = {"host": names, "hostaddr": addresses, "port": at_ports}
+        return Address({**self.parameters, **pinned})
 
     @property
     def needs_tls(self) -> bool:
@@ -131,7 +155,17 @@ class Address:
     def __str__(self) -> str:
         """For people: never with a password."""
         who = f"{self.user}@" if self.user else ""
-        return f"{who}{self.host}:{self.port}/{self.database}"
+        host, port = (",".join(dict.fromkeys(one.split(","))) for one in (self.host, self.port))
+        return f"{who}{host}:{port}/{self.database}"
+
+
+def _verified(given: Mapping[str, str], host: str) -> dict[str, str]:
+    """How to make sure who answers, as far as the address itself does not say it."""
+    mode = given.get("sslmode", "verify-full")
+    if mode not in ("verify-ca", "verify-full") or "sslrootcert" in given:
+        return {"sslmode": mode}
+    roots = roots_for(host.split(",")[0])
+    return {"sslmode": mode, **({"sslrootcert": roots} if roots else {})}
 
 
 def _refuse_torn_password(given: Mapping[str, str]) -> None:

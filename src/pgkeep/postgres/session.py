@@ -217,6 +217,13 @@ def _unknown_host(_: str, address: Address) -> PgkeepError:
 
 
 def _tls(message: str, address: Address) -> PgkeepError:
+    if re.search("certificate verify failed|does not match host|certificate has expired", message):
+        return TlsRefused(
+            f"{address}: the server does not prove who it is: {message}",
+            hint="Nothing was sent. If its certificate has a root of its own, add"
+            " sslrootcert=FILE to the URL. sslmode=require would go on without knowing who"
+            " answers.",
+        )
     return TlsRefused(
         f"{address}: no trusted encrypted connection: {message}",
         hint="Use a server with TLS, or add sslmode=disable to the URL if the network is private."
