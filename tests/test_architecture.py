@@ -40,7 +40,7 @@ FLOORS: dict[str, int] = {
 }
 
 # What is on one floor and may be seen all the same: (from, to).
-BESIDES = {("cli", "demo")}
+BESIDES = {("cli", "demo"), ("networks", "errors")}
 
 # Where floors alone would allow more than is meant.
 ONLY: dict[str, set[str]] = {

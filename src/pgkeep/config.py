@@ -25,6 +25,7 @@ from pydantic import (
 
 from pgkeep.errors import ConfigurationError
 from pgkeep.model import RESERVED_FOLDERS, Kind
+from pgkeep.networks import Rule
 
 CONFIG_VARIABLE = "PGKEEP_CONFIG"
 DEFAULT_NAME = "pgkeep.toml"
@@ -37,7 +38,7 @@ Size = Annotated[ByteSize, Field(gt=0)]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True, extra="forbid")
 
 
 class SecretReference(_Frozen):
@@ -346,6 +347,17 @@ class RecoveryConfig(_Frozen):
     """How long one command may take."""
 
 
+def _check_networks(texts: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        Rule.parse(texts)
+    except ConfigurationError as exc:
+        raise ValueError(exc.message) from exc
+    return texts
+
+
+Networks = Annotated[tuple[str, ...], AfterValidator(_check_networks)]
+
+
 class DatabaseConfig(_Frozen):
     """A database to protect."""
 
@@ -362,6 +374,8 @@ class DatabaseConfig(_Frozen):
     schedule: DatabaseScheduleConfig = DatabaseScheduleConfig()
     capture: bool | None = None
     """Whether `pgkeep run` captures its changes. Not set: as `keeper.capture`."""
+    allowed_networks: Networks | None = None
+    """Connect only if all addresses of its host are in these ranges. Not set: as at the top."""
 
 
 class RepositoryConfig(_Frozen):
@@ -380,6 +394,10 @@ class RepositoryConfig(_Frozen):
     """The server's URL, where it is not Amazon's or Google's: `https://host`."""
     region: str | None = None
     """s3: the region that the bucket is in. Not set: what the AWS SDK finds."""
+    plain_http: bool = False
+    """Whether an `endpoint` that is not on this machine may be `http://`, unencrypted."""
+    allowed_networks: Networks | None = None
+    """Connect only if all addresses of its host are in these ranges. Not set: as at the top."""
     addressing: Literal["path", "virtual"] | None = None
     """s3: whether the bucket stands in the path or in the host name. Not set: `path` for an
     `endpoint`, else as the AWS SDK does."""
@@ -498,6 +516,9 @@ class Config(_Frozen):
     keeper: KeeperConfig = KeeperConfig()
     watch: WatchConfig = WatchConfig()
     notify: NotifyConfig = NotifyConfig()
+    allowed_networks: Networks = ()
+    """Ranges such as `"10.8.0.0/16"`: databases and stores outside are refused before anything is
+    sent there. This machine itself is always allowed. Not set: everything is."""
     origin: Path | None = None
     """The file that this was read from."""
 

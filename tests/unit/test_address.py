@@ -125,13 +125,11 @@ def test_another_database_on_the_same_server() -> None:
         ("host=localhost hostaddr=10.0.0.5", False),
     ],
 )
-def test_a_connection_that_leaves_this_machine_is_encrypted_by_default(
-    url: str, local: bool
-) -> None:
+def test_who_answers_outside_of_this_machine_must_prove_who_they_are(url: str, local: bool) -> None:
     address = Address.parse(url)
     assert address.is_local is local
     assert address.needs_tls is not local
-    assert address.parameters.get("sslmode") == (None if local else "require")
+    assert address.parameters.get("sslmode") == (None if local else "verify-full")
 
 
 @pytest.mark.parametrize(
@@ -173,7 +171,13 @@ def test_a_child_gets_parameters_and_password_in_files_of_memory() -> None:
     service, password, environment = files(address)
     lines = service.splitlines()
     assert lines[0] == "[pgkeep]"
-    for line in ("host=db.example.com", "port=5433", "user=ada", "dbname=shop", "sslmode=require"):
+    for line in (
+        "host=db.example.com",
+        "port=5433",
+        "user=ada",
+        "dbname=shop",
+        "sslmode=verify-full",
+    ):
         assert line in lines
     assert SECRET not in service
     assert password == f"*:*:*:*:{SECRET}\n"

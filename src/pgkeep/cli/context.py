@@ -13,6 +13,7 @@ from functools import cache, partial
 from getpass import getpass
 from pathlib import Path
 from typing import ParamSpec, TextIO, TypeVar, cast
+from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.markup import escape
@@ -39,6 +40,7 @@ from pgkeep.errors import (
 )
 from pgkeep.events import Noticed
 from pgkeep.model import BackupId, Contents, Kind, Manifest, Tier
+from pgkeep.networks import Rule, is_this_machine
 from pgkeep.platforms.projects import same_projects
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.programs import Programs, choose_client
@@ -53,6 +55,7 @@ from pgkeep.repository.known import KnownRepositories, Where, open_to_write
 from pgkeep.repository.objects import ObjectSource
 from pgkeep.repository.repository import Listing, Repository, merge_listings, open_contents
 from pgkeep.repository.retention import Policy
+from pgkeep.repository.state_folder import secure
 from pgkeep.repository.sync import Missing, find_missing
 from pgkeep.sealing import (
     Identity,
@@ -128,6 +131,8 @@ class Context:
             else:
                 self._config = configuration.load(path)
                 self._warn_of_secrets(self._config)
+            for closed in secure(self._config.state_dir):
+                self.warn(closed)
         return self._config
 
     def _warn_of_secrets(self, config: Config) -> None:
@@ -169,7 +174,12 @@ class Context:
         url = configuration.resolve(
             self.config.database(database).url, f"the URL of database {database!r}"
         )
-        return Address.parse(url)
+        return Address.parse(url).within(self.networks(database), f"database {database!r}")
+
+    def networks(self, database: str | None = None) -> Rule:
+        """The addresses that a database, or a target beside it, may have."""
+        own = self.config.database(database).allowed_networks if database else None
+        return Rule.parse(self.config.allowed_networks if own is None else own)
 
     def jobs(self, given: int | None, configured: int | None = None) -> int:
         """How many connections work at once: one more than processors keeps them all busy."""
@@ -239,6 +249,9 @@ class Context:
         known = self.as_configured(place)
         if attempts is not None:
             known = known.model_copy(update={"attempts": min(attempts, known.attempts)})
+        own = known.allowed_networks
+        rule = Rule.parse(self.config.allowed_networks if own is None else own)
+        check_way(name, known, rule)
         return open_store(place.url, store_settings(name, known, self.config.state_dir))
 
     def as_configured(self, place: RepositoryConfig) -> RepositoryConfig:
@@ -543,6 +556,31 @@ def _found(
 def _write_error(text: str) -> None:
     sys.stderr.write(text)
     sys.stderr.flush()
+
+
+def check_way(name: str, item: RepositoryConfig, rule: Rule) -> None:
+    """Refuse a store outside of the networks, and one that would be talked to unencrypted."""
+    host = _host_of(item)
+    if host is None:
+        return
+    is_plain = (item.endpoint or "").lower().startswith("http://")
+    if is_plain and not item.plain_http and not is_this_machine(host):
+        raise ConfigurationError(
+            f"the endpoint of repository {name!r} is http://, and keys would go there readable",
+            hint="Use https://, or set plain_http = true if the network itself is encrypted.",
+        )
+    if rule.networks:
+        rule.check(host, f"repository {name!r}")
+
+
+def _host_of(item: RepositoryConfig) -> str | None:
+    """The server that a repository is on; None for a folder of this machine."""
+    if item.endpoint:
+        return urlsplit(item.endpoint).hostname
+    parts = urlsplit(item.url)
+    if parts.scheme == "s3":
+        return f"s3.{item.region}.amazonaws.com" if item.region else "s3.amazonaws.com"
+    return "storage.googleapis.com" if parts.scheme == "gs" else None
 
 
 def store_settings(name: str, item: RepositoryConfig, state_dir: Path) -> StoreSettings:

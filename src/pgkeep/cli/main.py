@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from importlib import import_module
 from typing import NoReturn
 
@@ -86,11 +88,23 @@ def main() -> NoReturn:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # nohup has it ignored
             signal.signal(number, _end)
+    _leave_no_core()
     if PARENT_VARIABLE in os.environ:
         import_module("pgkeep.keeper.children").end_with_parent()
     code = run(sys.argv[1:])
     _leave_no_output_behind()
     sys.exit(code)
+
+
+def _leave_no_core() -> None:
+    """No core file of ours or of a child's: secrets would be in it.
+
+    One byte, not none: where cores are piped to a program, Linux heeds just that limit (core(5)).
+    """
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    limit = 1 if hard == resource.RLIM_INFINITY or hard >= 1 else 0
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
 
 
 def _leave_no_output_behind() -> None:

@@ -12,8 +12,9 @@ def target_address(context: Context, text: str) -> Address:
     for prefix in ("env", "file"):
         if text.startswith(f"{prefix}:"):
             reference = SecretReference.model_validate({prefix: text.removeprefix(f"{prefix}:")})
-            return Address.parse(reference.resolve("the target's URL"))
-    address = Address.parse(text)
+            address = Address.parse(reference.resolve("the target's URL"))
+            return address.within(context.networks(), "the target")
+    address = Address.parse(text).within(context.networks(), "the target")
     if "password" in address.parameters and not address.is_local:
         context.warn(
             "a password on the command line can be seen by every user of this machine: better"

@@ -47,6 +47,15 @@ def address_findings(
     for name, address in addresses.items():
         if isinstance(address, PgkeepError):
             yield Finding(Severity.ERROR, f"database {name}", address.message, address.hint)
+        elif not address.is_verified:
+            yield Finding(
+                Severity.WARNING,
+                f"database {name}",
+                f"sslmode={address.parameters.get('sslmode')} in its URL: whoever answers gets the"
+                " password, or at least every row",
+                "Take sslmode out of the URL (verify-full is the default, and Supabase's roots come"
+                " with pgkeep), or add sslrootcert=FILE for a root of your own.",
+            )
     places = {
         name: (address.host, address.user)
         for name, address in addresses.items()
