@@ -394,6 +394,8 @@ class RepositoryConfig(_Frozen):
     """The server's URL, where it is not Amazon's or Google's: `https://host`."""
     region: str | None = None
     """s3: the region that the bucket is in. Not set: what the AWS SDK finds."""
+    price: float | None = Field(default=None, ge=0)
+    """US dollars for a gigabyte and month, for the audit. Not set: the published price."""
     plain_http: bool = False
     """Whether an `endpoint` that is not on this machine may be `http://`, unencrypted."""
     allowed_networks: Networks | None = None

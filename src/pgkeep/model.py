@@ -17,7 +17,9 @@ from pydantic_core import core_schema
 
 FORMAT = 1
 
-RESERVED_FOLDERS = frozenset({"objects", "keys", "ledger", "condemned", "tmp", "lock"})
+RESERVED_FOLDERS = frozenset(
+    {"objects", "keys", "ledger", "condemned", "tmp", "lock", "factors", "signoffs", "audits"}
+)
 """Names that a repository has for itself, so that no database can be called so."""
 
 _IDENTIFIER_AS_IT_IS = re.compile(r"[a-z_][a-z0-9_$]*")
@@ -481,6 +483,8 @@ class Manifest:
     totals: Totals
     not_kept: int = 0
     """How many things of the database are not in the backup; the contents say which and why."""
+    ledger: str = ""
+    """Where the host's ledger stood: the number of its last entry and that line's SHA-256."""
 
     @property
     def folder(self) -> str:

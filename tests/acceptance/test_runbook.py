@@ -89,7 +89,7 @@ def test_rows_come_back_beside_the_live_ones(
     )
     folder = tmp_path_factory.mktemp("empty-machine")
     shown = follow(script, folder, {"PGKEEP_IDENTITY": str(workbench.identity), "TARGET_URL": shop})
-    assert "10 rows" in shown
+    assert "10 rows" in shown, shown
     load_statements(shop, ((folder / "put-back.sql").read_text(),))
     assert "the same rows" in workbench.pgkeep("diff", "--target", shop, "--table", "orders").out
 

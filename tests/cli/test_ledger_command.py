@@ -91,7 +91,7 @@ def test_the_head_is_anchored_in_every_repository_and_shows_what_was_cut_off(
     answer = workbench.pgkeep("ledger", "--verify", "--json").document
     assert isinstance(answer, dict)
     assert answer["problems"] == []
-    assert set(answer["anchors"].values()) == {1}
+    assert set(answer["anchors"].values()) == {2}
     # Cut off together with the head beside it: only the repositories know.
     path = workbench.state / "ledger.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:1]))

@@ -120,7 +120,7 @@ def test_each_job_is_a_command_of_pgkeep() -> None:
         "recovery-test-shop": "drill shop --random",
         "verify": "verify",
         "prune": "prune",
-        "audit": "",
+        "audit": "audit",
         "review": "",
     }
 

@@ -63,6 +63,8 @@ class BackupRequest:
     now: Callable[[], datetime]
     read_everything: bool = False
     gpg_home: Path | None = None
+    ledger: str = ""
+    """Where the host's ledger stands, to be signed with the manifest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,6 +368,7 @@ def _seal(
             parts_reused=reading.parts_reused,
         ),
         not_kept=len(contents.not_kept),
+        ledger=request.ledger,
     )
 
 

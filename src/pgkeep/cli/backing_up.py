@@ -5,6 +5,7 @@ from __future__ import annotations
 from pgkeep.backup.backup import BackupRequest
 from pgkeep.cli.context import Context
 from pgkeep.model import Kind, Tier
+from pgkeep.repository.ledger import Ledger
 
 
 def backup_request(
@@ -31,4 +32,5 @@ def backup_request(
         now=context.now,
         read_everything=read_everything,
         gpg_home=context.gpg_home,
+        ledger=str(Ledger(context.config.state_dir).head() or ""),
     )

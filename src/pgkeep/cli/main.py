@@ -49,6 +49,8 @@ COMMANDS = {
     "forget": "forget.forget",
     "policy": "policy.policy",
     "factor": "factor.factor_command",
+    "checklist": "checklist.checklist_command",
+    "audit": "audit.audit_command",
     "schedule": "schedule.schedule_command",
     "run": "run.run_command",
     "ledger": "ledger.ledger_command",

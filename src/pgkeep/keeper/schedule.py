@@ -52,7 +52,7 @@ class Task(StrEnum):
 
     @property
     def lane(self) -> Lane:
-        if self in (Task.AUDIT, Task.REVIEW):
+        if self is Task.REVIEW:
             return Lane.NONE
         return Lane.SCRATCH if self in (Task.DRILL, Task.RECOVERY_TEST) else Lane.WRITE
 
@@ -73,7 +73,6 @@ _OF_A_DATABASE = (*_BACKUPS, Task.DRILL, Task.RECOVERY_TEST)
 _OF_ALL = (Task.VERIFY, Task.SYNC, Task.PRUNE, Task.AUDIT, Task.REVIEW)
 
 REMINDERS = {
-    Task.AUDIT: "Look through the month: pgkeep status, pgkeep list, pgkeep ledger --verify.",
     Task.REVIEW: "Review the strategy: what is backed up, how often, who can open it, who is told.",
 }
 
@@ -104,7 +103,7 @@ class Job:
                 return ("drill", self.database)
             case Task.RECOVERY_TEST:
                 return ("drill", self.database, "--random")
-            case Task.AUDIT | Task.REVIEW:
+            case Task.REVIEW:
                 return ()
             case _:
                 return (self.task.value,)

@@ -15,7 +15,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -26,7 +26,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from pgkeep.errors import ManifestInvalid, PgkeepError
-from pgkeep.model import FORMAT
+from pgkeep.model import FORMAT, Manifest
 from pgkeep.repository.envelope import pack, unpack
 from pgkeep.repository.hostkeys import write_private
 from pgkeep.repository.repository import Repository
@@ -70,6 +70,16 @@ class Head:
 
     sequence: int
     sha256: str
+
+    def __str__(self) -> str:
+        """As it stands in a manifest."""
+        return f"{self.sequence} {self.sha256}"
+
+    @classmethod
+    def parse(cls, text: str) -> Head | None:
+        """From a manifest; None if there is none in it."""
+        number, _, digest = text.partition(" ")
+        return cls(int(number), digest) if number.isdecimal() and len(digest) == 64 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,6 +326,16 @@ def anchor(head: Head, host: str, now: datetime, key: SigningKey) -> tuple[str, 
     """The name and the bytes of a signed anchor."""
     text = _ANCHOR.dump_json(Anchor(FORMAT, host, head.sequence, head.sha256, now)) + b"\n"
     return f"{folder(host)}{head.sequence:010}.anchor", pack(FIRST_LINE, text, b"", key)
+
+
+def anchors_in(manifests: Iterable[Manifest], host: str) -> tuple[Anchor, ...]:
+    """The heads of a host's ledger that its signed manifests hold."""
+    found = []
+    for one in manifests:
+        head = Head.parse(one.ledger) if one.host == host else None
+        if head is not None:
+            found.append(Anchor(FORMAT, host, head.sequence, head.sha256, one.finished))
+    return tuple(found)
 
 
 def read_anchors(

@@ -84,6 +84,7 @@ class ReadingDates:
     def _open(self) -> sqlite3.Connection:
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._path.touch(0o600)
             connection = sqlite3.connect(self._path, timeout=30)
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS read"

@@ -12,7 +12,7 @@ from pgkeep.cli import words
 from pgkeep.cli.context import Context
 from pgkeep.cli.options import command_options
 from pgkeep.errors import ExitCode, LedgerBroken, PgkeepError
-from pgkeep.repository.ledger import Anchor, Entry, Ledger, read_anchors
+from pgkeep.repository.ledger import Anchor, Entry, Ledger, anchors_in, read_anchors
 
 
 @click.command("ledger")
@@ -50,7 +50,8 @@ def _verify(context: Context, ledger: Ledger) -> ExitCode:
             found, problems = read_anchors(
                 repository, socket.gethostname(), context.trusted(repository)
             )
-            anchors[repository.name] = found
+            signed = anchors_in(context.listing(repository, None).backups, socket.gethostname())
+            anchors[repository.name] = (*found, *signed)
             wrong += problems
     result = ledger.verify(anchors)
     for problem in wrong:

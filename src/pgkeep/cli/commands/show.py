@@ -117,6 +117,11 @@ def _tables(contents: Contents) -> Table:
     return table
 
 
+def tables_of(contents: Contents) -> dict[str, int]:
+    """Rows by table."""
+    return {str(table.name): table.rows for table in contents.tables}
+
+
 def _document(manifest: Manifest, contents: Contents) -> dict[str, object]:
     return {
         **backup_document(manifest),
