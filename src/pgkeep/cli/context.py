@@ -178,9 +178,9 @@ class Context:
 
     def networks(self, database: str | None = None) -> Rule:
         """The addresses that a database, or a target beside it, may have."""
-        if database is None and self.config_path is None:
-            if not configuration.locate(None).exists():
-                return Rule()  # on an empty machine nothing is forbidden
+        is_bare = self.config_path is None and not configuration.locate(None).exists()
+        if database is None and is_bare:
+            return Rule()  # on an empty machine nothing is forbidden
         own = self.config.database(database).allowed_networks if database else None
         return Rule.parse(self.config.allowed_networks if own is None else own)
 
