@@ -61,13 +61,13 @@ def found(outcome: Outcome, *severities: str) -> dict[str, str]:
 
 
 def test_a_good_set_of_copies_needs_nothing(workbench: Workbench, locked: str) -> None:
-    outcome = workbench.pgkeep("doctor")
+    outcome = workbench.pgkeep("doctor", "--offline")
     assert "nothing needs attention" in outcome.out
     assert "the first backup makes a repository" in outcome.out
     assert "object lock: COMPLIANCE, 60 days" in outcome.out
     assert not workbench.repository.exists()
     workbench.pgkeep("backup", "shop")
-    answer = workbench.pgkeep("doctor", "shop", "--json")
+    answer = workbench.pgkeep("doctor", "--offline", "shop", "--json")
     assert found(answer) == {}
     assert isinstance(answer.document, dict)
     local, far = answer.document["repositories"]
@@ -81,7 +81,7 @@ def test_a_good_set_of_copies_needs_nothing(workbench: Workbench, locked: str) -
 
 
 def test_copies_on_this_machine_alone_draw_a_warning(workbench: Workbench, shop: str) -> None:
-    outcome = workbench.pgkeep("doctor", expect=3)
+    outcome = workbench.pgkeep("doctor", "--offline", expect=3)
     assert "every copy is on this machine" in outcome.out
 
 
@@ -96,7 +96,7 @@ def test_what_threatens_a_bucket_is_told(workbench: Workbench, shop: str, moto: 
             "Rules": [{"ID": "old", "Status": "Enabled", "Filter": {}, "Expiration": {"Days": 9}}]
         },
     )
-    out = workbench.pgkeep("doctor", expect=3).out
+    out = workbench.pgkeep("doctor", "--offline", expect=3).out
     assert "! repository s3: the bucket keeps no older versions" in out
     assert "! repository s3: strangers may read or write it" in out
     assert "! repository s3: the lifecycle rule 'old' removes everything after 9 days" in out
@@ -106,10 +106,10 @@ def test_what_threatens_a_bucket_is_told(workbench: Workbench, shop: str, moto: 
 def test_a_repository_that_is_behind_is_told(workbench: Workbench, locked: str) -> None:
     workbench.pgkeep("backup", "shop")
     next(workbench.repository.glob("shop/*/*/*/manifest.json")).unlink()
-    outcome = workbench.pgkeep("doctor", "--json", expect=3)
+    outcome = workbench.pgkeep("doctor", "--offline", "--json", expect=3)
     assert found(outcome) == {"repository local": "it lacks 1 backup that another has"}
     workbench.pgkeep("sync")
-    workbench.pgkeep("doctor")
+    workbench.pgkeep("doctor", "--offline")
 
 
 def test_what_would_fail_a_backup_is_an_error(
@@ -118,13 +118,13 @@ def test_what_would_fail_a_backup_is_an_error(
     text = workbench.config.read_text()
     gone = text.replace(f's3://{locked}/shops"', 's3://no-such-bucket/shops"\nrequired = true')
     workbench.config.write_text(gone)
-    outcome = workbench.pgkeep("doctor", "--json", expect=1)
+    outcome = workbench.pgkeep("doctor", "--offline", "--json", expect=1)
     assert "there is no bucket 'no-such-bucket'" in found(outcome)["repository s3"]
     workbench.config.write_text(gone.replace("\nrequired = true", ""))
-    workbench.pgkeep("doctor", expect=3)
+    workbench.pgkeep("doctor", "--offline", expect=3)
     workbench.config.write_text(text)
     workbench.monkeypatch.delenv("SHOP_DATABASE_URL")
-    outcome = workbench.pgkeep("doctor", "--json", expect=1)
+    outcome = workbench.pgkeep("doctor", "--offline", "--json", expect=1)
     assert "which is not set" in found(outcome)["database shop"]
 
 
@@ -137,10 +137,10 @@ def test_a_key_that_is_missing_or_expires_is_told(
     line = text[start : text.index("\n", start)]
     gpg = f'recipients = ["gpg:ann@example.com"]\ngpg_home = "{keyring.home}"'
     workbench.config.write_text(text.replace(line, gpg))
-    outcome = workbench.pgkeep("doctor", "--json", expect=1)
+    outcome = workbench.pgkeep("doctor", "--offline", "--json", expect=1)
     assert "recipient gpg:ann@example.com" in found(outcome)
     keyring.new_key("Ann <ann@example.com>", expires="5d")
-    outcome = workbench.pgkeep("doctor", "--json", expect=3)
+    outcome = workbench.pgkeep("doctor", "--offline", "--json", expect=3)
     assert "expires on" in found(outcome)["recipient gpg:ann@example.com"]
 
 
@@ -155,7 +155,7 @@ def test_a_copy_in_the_project_that_is_backed_up_is_told(
     workbench.monkeypatch.setenv("STORE_SECRET", SECRET_KEY)
     url = f"postgresql://postgres:x@db.{REF}.supabase.co:1/postgres"
     workbench.monkeypatch.setenv("SHOP_DATABASE_URL", url)
-    out = workbench.pgkeep("doctor", expect=3).out
+    out = workbench.pgkeep("doctor", "--offline", expect=3).out
     words = f"repository supabase: it lies in the Supabase project '{REF}', the very one of"
     assert words in out
     assert words in workbench.pgkeep("backup", "shop", expect=1).err
@@ -171,7 +171,7 @@ def test_a_disk_that_is_not_mounted_is_no_new_repository(workbench: Workbench, s
     error = told(workbench.pgkeep("backup", "shop", expect=None), "E055")
     assert f"the repository at {workbench.repository.as_uri()} has vanished" in error.message
     assert list(workbench.repository.iterdir()) == []
-    outcome = workbench.pgkeep("doctor", "--json", expect=1)
+    outcome = workbench.pgkeep("doctor", "--offline", "--json", expect=1)
     assert "has vanished" in found(outcome)["repository local"]
     shutil.rmtree(workbench.repository)
     disk.rename(workbench.repository)

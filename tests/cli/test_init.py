@@ -47,7 +47,7 @@ def test_a_copy_in_the_project_that_is_backed_up_draws_a_warning(workbench: Work
 def test_a_copy_in_another_project_draws_none(workbench: Workbench) -> None:
     url = f"postgresql://postgres:x@db.{REF}.supabase.co/postgres"
     workbench.monkeypatch.setenv("SHOP_DATABASE_URL", url)
-    assert "Supabase" not in init(workbench, "--supabase-storage", "another/copies").err
+    assert "the very one of" not in init(workbench, "--supabase-storage", "another/copies").err
 
 
 def test_what_is_no_repository_is_refused_before_anything_is_written(workbench: Workbench) -> None:

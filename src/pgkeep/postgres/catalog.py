@@ -312,6 +312,14 @@ def referenced_roles(connection: Connection) -> tuple[Role, ...]:
     return tuple(Role(name, attributes, tuple(groups)) for name, attributes, groups in rows)
 
 
+def extension_names(connection: Connection) -> tuple[str, ...]:
+    """The names of all extensions but the one that every database has."""
+    rows = connection.execute(
+        "SELECT extname::text FROM pg_catalog.pg_extension WHERE extname <> 'plpgsql' ORDER BY 1"
+    ).fetchall()
+    return tuple(name for (name,) in rows)
+
+
 def existing_roles(connection: Connection) -> frozenset[str]:
     """The names of all roles of the server."""
     rows = connection.execute("SELECT rolname FROM pg_catalog.pg_roles").fetchall()

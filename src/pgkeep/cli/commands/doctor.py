@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import rich_click as click
 from rich.markup import escape
@@ -11,6 +11,7 @@ from pgkeep.cli import words
 from pgkeep.cli.context import Context
 from pgkeep.cli.options import command_options
 from pgkeep.doctor.configuration import address_findings, recipient_findings
+from pgkeep.doctor.databases import DatabaseFacts, database_findings, look_at_database
 from pgkeep.doctor.look import Looked, RepositoryFacts, device_of, look_at, newest_of
 from pgkeep.doctor.repositories import repository_findings
 from pgkeep.errors import ExitCode, PgkeepError
@@ -31,25 +32,30 @@ _ATTEMPTS = 2
 
 @click.command("doctor")
 @click.argument("database", required=False)
+@click.option("--offline", is_flag=True, help="Log in to no database.")
 @command_options(repository=True)
-def doctor(context: Context, database: str | None) -> ExitCode:
-    """Look for what endangers backups: repositories, recipients, addresses. Changes nothing.
+def doctor(context: Context, database: str | None, offline: bool) -> ExitCode:
+    """Look for what endangers backups: databases, repositories, recipients. Changes nothing.
 
-    For DATABASE, or for all that are configured. Ends with 1 if a backup would fail, with 3 if
-    something else needs attention.
+    For DATABASE, or for all that are configured: each is logged in to once. Ends with 1 if a backup
+    would fail, with 3 if something else needs attention.
     """
     addresses = _addresses(context, database)
     facts = _look(context)
+    databases = () if offline else tuple(_databases(context, addresses))
     findings = gravest_first(
         (
             *address_findings(addresses, {one.name: one.endpoint for one in facts}),
+            *(finding for one in databases for finding in database_findings(one)),
             *_recipients(context),
             *repository_findings(facts),
         )
     )
     if context.as_json:
-        context.answer(_document(facts, findings))
+        context.answer({**_document(facts, findings), "databases": list(map(_told, databases))})
     else:
+        for one in databases:
+            _show_database(context, one)
         _show(context, facts, findings)
     match worst(findings):
         case Severity.ERROR:
@@ -73,6 +79,16 @@ def _addresses(context: Context, database: str | None) -> dict[str, Address | Pg
         except PgkeepError as exc:
             found[name] = exc
     return found
+
+
+def _databases(
+    context: Context, addresses: Mapping[str, Address | PgkeepError]
+) -> Iterator[DatabaseFacts]:
+    for name, address in addresses.items():
+        if isinstance(address, Address):
+            jobs = context.jobs(None, context.config.database(name).jobs)
+            captures = context.config.captures(name)
+            yield look_at_database(name, address, jobs=jobs, captures=captures)
 
 
 def _recipients(context: Context) -> Iterable[Finding]:
@@ -155,6 +171,45 @@ def _show(
             out.print(f"  [dim]{escape(finding.remedy)}[/]")
     if not any(finding.severity is not Severity.NOTE for finding in findings):
         out.print("[green]✓[/] nothing needs attention")
+
+
+def _show_database(context: Context, facts: DatabaseFacts) -> None:
+    out, found = context.out, facts.probe
+    out.print(f"[bold cyan]{escape(facts.name)}[/]  {escape(str(facts.address))}")
+    if found is None:
+        out.print("  [red]not usable[/]")
+        return
+    where = facts.project.way.value if facts.project else "reached"
+    hosted = f", hosted by {facts.hosting.platform.capitalize()}" if facts.hosting else ""
+    project = f" of project {facts.project.project}" if facts.project else ""
+    room = found.room
+    out.print(
+        f"  PostgreSQL {found.version}{hosted}; {where}{project}; role"
+        f" {escape(found.rights.role)}; {room.connections_used} of {room.connections} connections"
+        f" and {room.slots_used} of {room.slots} slots taken; {found.tls or 'no TLS'}"
+    )
+
+
+def _told(facts: DatabaseFacts) -> dict[str, object]:
+    found = facts.probe
+    return {
+        "database": facts.name,
+        "usable": found is not None,
+        "platform": facts.hosting.platform if facts.hosting else None,
+        "project": facts.project.project if facts.project else None,
+        "way": facts.project.way.value if facts.project else None,
+        "server_version": found.version if found else None,
+        "role": found.rights.role if found else None,
+        "superuser": found.rights.superuser if found else None,
+        "replication": found.rights.replication if found else None,
+        "slots": found.room.slots if found else None,
+        "slots_used": found.room.slots_used if found else None,
+        "slot_wal_bytes": found.room.slot_wal_bytes if found else None,
+        "connections": found.room.connections if found else None,
+        "connections_used": found.room.connections_used if found else None,
+        "without_identity": [str(one) for one in facts.without_identity],
+        "extensions": list(facts.extensions),
+    }
 
 
 def _words(facts: RepositoryFacts, context: Context) -> Iterable[str]:

@@ -17,6 +17,7 @@ from pgkeep.cli.options import command_options
 from pgkeep.cli.template import SupabaseCopy, repository_sections, toml
 from pgkeep.config import DEFAULT_NAME, default_state_dir, parse
 from pgkeep.errors import ConfigurationError, ExitCode, UsageError
+from pgkeep.platforms.addresses import Way, recognise
 from pgkeep.postgres.address import Address
 from pgkeep.repository.hostkeys import HostKeys, write_private
 from pgkeep.sealing import Recipients, X25519Identity, seal_with_passphrase
@@ -143,7 +144,29 @@ def _warn_of_same_project(context: Context, path: Path, database: str) -> None:
     """Where the connection string is at hand already; doctor and backup look again."""
     context.config_path = path
     with suppress(ConfigurationError):
-        context.warn_of_same_project(database, context.address(database))
+        address = context.address(database)
+        context.warn_of_same_project(database, address)
+        _tell_of_project(context, address)
+
+
+def _tell_of_project(context: Context, address: Address) -> None:
+    """Which project of Supabase it is, and whether the way there is one for backups."""
+    project = recognise(address)
+    if project is None:
+        return
+    named = project.project or "which its user does not name"
+    context.remark(f"Supabase project {named}, by the {project.way}", mark="[green]✓[/]")
+    if project.way is Way.TRANSACTION_POOLER:
+        context.warn(
+            "a transaction pooler cannot hold a snapshot: take the session pooler's connection"
+            " string (port 5432) from the project's Connect dialog"
+        )
+    elif project.way is Way.DIRECT:
+        context.remark(
+            "the direct host has an IPv6 address alone, unless the project has the IPv4 add-on:"
+            " pgkeep doctor tells whether this machine reaches it",
+            mark="[dim]-[/]",
+        )
 
 
 def _refuse(path: Path, identity_path: Path | None) -> None:
