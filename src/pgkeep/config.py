@@ -358,6 +358,18 @@ def _check_networks(texts: tuple[str, ...]) -> tuple[str, ...]:
 Networks = Annotated[tuple[str, ...], AfterValidator(_check_networks)]
 
 
+class SupabaseConfig(_Frozen):
+    """The project of Supabase's that a database is in, where pgkeep may ask the platform."""
+
+    token: Secret | None = None
+    """An access token of the Management API: for watching the platform's own backups, for `pgkeep
+    recover --managed`, and for logging in without a stored password (`url = "supabase://REF"`)."""
+    project: str | None = Field(default=None, pattern=r"^[a-z0-9]{10,40}$")
+    """Its reference. Not set: what the connection string says."""
+    api: str = "https://api.supabase.com"
+    """Where the Management API is."""
+
+
 class DatabaseConfig(_Frozen):
     """A database to protect."""
 
@@ -376,6 +388,7 @@ class DatabaseConfig(_Frozen):
     """Whether `pgkeep run` captures its changes. Not set: as `keeper.capture`."""
     allowed_networks: Networks | None = None
     """Connect only if all addresses of its host are in these ranges. Not set: as at the top."""
+    supabase: SupabaseConfig = SupabaseConfig()
 
 
 class RepositoryConfig(_Frozen):
@@ -553,7 +566,12 @@ class Config(_Frozen):
             for key in ("secret_access_key", "session_token")
             if isinstance(getattr(repository, key), str)
         )
-        return (*urls, *keys, *self._inline_in_notify())
+        tokens = (
+            f"databases.{name}.supabase.token"
+            for name, database in self.databases.items()
+            if isinstance(database.supabase.token, str)
+        )
+        return (*urls, *keys, *tokens, *self._inline_in_notify())
 
     def _inline_in_notify(self) -> Iterator[str]:
         notify = self.notify

@@ -394,6 +394,34 @@ class StateUnsafe(PgkeepError):
     code = "E094"
 
 
+# --- a platform's own interface ---------------------------------------------------------------
+
+
+class PlatformRefused(PgkeepError):
+    """The platform's interface said no: token, plan, or a state that does not allow it."""
+
+    code = "E085"
+
+
+class PlatformUnreachable(PgkeepError):
+    """The platform's interface does not answer, or asks to wait."""
+
+    code = "E086"
+    usual_hint = "Try again later; https://status.supabase.com tells of failures."
+
+    def __init__(self, message: str, *, hint: str = "", again_after: float | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.again_after = again_after
+        """Seconds to wait, where the platform said so."""
+
+
+class PlatformRestoreFailed(PgkeepError):
+    """A restore in place did not come to its end."""
+
+    code = "E087"
+    usual_hint = "Look at the project's dashboard; run the same command again to go on waiting."
+
+
 # --- a second factor ------------------------------------------------------------------------
 
 

@@ -41,6 +41,8 @@ from pgkeep.errors import (
 from pgkeep.events import Noticed
 from pgkeep.model import BackupId, Contents, Kind, Manifest, Tier
 from pgkeep.networks import Rule, is_this_machine
+from pgkeep.platforms.login import SCHEME, TokenLogins
+from pgkeep.platforms.management import Management
 from pgkeep.platforms.projects import same_projects
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.programs import Programs, choose_client
@@ -88,6 +90,9 @@ class Found:
         """Its objects, from whichever copy gives them."""
         return ObjectSource([repository.store for repository in self.repositories])
 
+
+# A temporary login is good for many connections of one process.
+_LOGINS = TokenLogins()
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -171,10 +176,30 @@ class Context:
 
     def address(self, database: str) -> Address:
         """Where a configured database is."""
-        url = configuration.resolve(
+        url, what = self.url(database), f"database {database!r}"
+        if not url.startswith(SCHEME):
+            return Address.parse(url).within(self.networks(database), what)
+        management = self.management(database)
+        if management is None:
+            raise ConfigurationError(
+                f"{what} is to be logged in to by a token, and none is configured",
+                hint=f'Add [databases.{database}.supabase] token = {{ env = "..." }}.',
+            )
+        return _LOGINS.address(url, management).within(self.networks(database), what)
+
+    def url(self, database: str) -> str:
+        """The connection string of a configured database, fetched from where it is kept."""
+        return configuration.resolve(
             self.config.database(database).url, f"the URL of database {database!r}"
         )
-        return Address.parse(url).within(self.networks(database), f"database {database!r}")
+
+    def management(self, database: str) -> Management | None:
+        """The interface of the platform that a database is on, where a token is configured."""
+        settings = self.config.database(database).supabase
+        if settings.token is None:
+            return None
+        token = configuration.resolve(settings.token, f"the token of database {database!r}")
+        return Management(token, api=settings.api)
 
     def networks(self, database: str | None = None) -> Rule:
         """The addresses that a database, or a target beside it, may have."""

@@ -54,6 +54,19 @@ class SlotFact:
 
 
 @dataclass(frozen=True, slots=True)
+class PlatformFact:
+    """The platform's own backups, where it was asked."""
+
+    pitr: bool
+    newest: datetime | None
+    """The newest whole one, or the end of what point-in-time recovery reaches."""
+    failed: datetime | None
+    """When the newest one was made, if that has failed."""
+    problem: str = ""
+    """Why the platform gave no answer."""
+
+
+@dataclass(frozen=True, slots=True)
 class DatabaseFacts:
     """All that is known of one database."""
 
@@ -74,6 +87,7 @@ class DatabaseFacts:
     rows_before: Mapping[str, int] | None = None
     """Rows by table in the full backup before the newest one, where both could be opened."""
     rows_now: Mapping[str, int] | None = None
+    platform: PlatformFact | None = None
 
     @property
     def full_backups(self) -> tuple[BackupFact, ...]:
@@ -116,6 +130,17 @@ def parse_status(
         problems=tuple(document["problems"]),
         segments_lacking=dict(document["segments_lacking"]),
     )
+
+
+def parse_platform(document: Mapping[str, Any]) -> PlatformFact:
+    """Of `pgkeep list --platform --json`."""
+    backups = [(_moment(one["made"]), one["status"]) for one in document["backups"]]
+    whole = [made for made, status in backups if status == "COMPLETED"]
+    if document["latest"]:
+        whole.append(_moment(document["latest"]))
+    newest = max(backups, default=None)
+    failed = newest[0] if newest and newest[1] == "FAILED" else None
+    return PlatformFact(document["pitr"], max(whole, default=None), failed)
 
 
 def parse_tables(document: Mapping[str, Any]) -> dict[str, int]:

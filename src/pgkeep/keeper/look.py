@@ -11,7 +11,14 @@ from urllib.parse import unquote, urlsplit
 
 from pgkeep.config import Config
 from pgkeep.keeper.children import Child, Finished, Start
-from pgkeep.keeper.facts import DatabaseFacts, DiskFact, parse_status, parse_tables
+from pgkeep.keeper.facts import (
+    DatabaseFacts,
+    DiskFact,
+    PlatformFact,
+    parse_platform,
+    parse_status,
+    parse_tables,
+)
 
 _LIMIT_SECONDS = 600
 _NO_REPOSITORY = "E064"
@@ -64,7 +71,17 @@ class Looker:
             if exc.code == _NO_REPOSITORY:  # before the first backup there is none
                 return DatabaseFacts(name)
             raise
-        return self._with_tables(parse_status(status[0], backups))
+        facts = self._with_tables(parse_status(status[0], backups))
+        return replace(facts, platform=self._platform(name))
+
+    def _platform(self, name: str) -> PlatformFact | None:
+        """Asked where a token is configured; that it does not answer is a fact too."""
+        if self._config.databases[name].supabase.token is None:
+            return None
+        try:
+            return parse_platform(self._ask("look-platform", "list", name, "--platform"))
+        except _Blind as exc:
+            return PlatformFact(False, None, None, str(exc))
 
     def _with_tables(self, facts: DatabaseFacts) -> DatabaseFacts:
         newest = [one.backup for one in facts.full_backups[:2]]

@@ -23,6 +23,8 @@ _USUAL_LEAST = 3
 _SHORT_SECONDS = 60
 _FULL_DISK_PERCENT = 3
 _FAILURES_TO_TELL = 2
+# Once a day, at an hour that moves a little.
+_PLATFORM_AGE = timedelta(hours=25)
 
 
 class Severity(StrEnum):
@@ -95,7 +97,7 @@ def find_alerts(watched: Watched) -> tuple[Alert, ...]:
     for one in watched.databases:
         objectives = watched.objectives.get(one.name, ObjectivesConfig())
         about = _About(watched, one, objectives)
-        for look in (_backups, _sizes, _tables, _drills, _copies, _capture):
+        for look in (_backups, _sizes, _tables, _drills, _copies, _capture, _platform):
             found += (replace(alert, safe=what_is_safe(one, watched.now)) for alert in look(about))
     for look_at_all in (_jobs, _disks, _expiries, _blind):
         found += look_at_all(watched)
@@ -186,6 +188,29 @@ def _backups(about: _About) -> Iterator[Alert]:
         )
     for number, problem in enumerate(one.problems[:3]):
         yield about.critical(f"damage-{number}", problem, "pgkeep verify --read all")
+
+
+def _platform(about: _About) -> Iterator[Alert]:
+    """The platform's own backups, where it was asked."""
+    found, name = about.one.platform, about.one.name
+    if found is None:
+        return
+    look = f"pgkeep list {name} --platform"
+    if found.problem:
+        yield about.warning(
+            "platform-blind", f"the platform of {name} tells nothing: {found.problem}", look
+        )
+    elif found.newest is None:
+        yield about.warning("platform-missing", f"the platform has no backup of {name}", look)
+    elif about.now - found.newest > _PLATFORM_AGE:
+        age = duration(about.now - found.newest)
+        yield about.warning(
+            "platform-old", f"the platform's newest backup of {name} is {age} old", look
+        )
+    if found.failed is not None:
+        yield about.warning(
+            "platform-failed", f"the platform's last backup of {name} has failed", look
+        )
 
 
 def _sizes(about: _About) -> Iterator[Alert]:

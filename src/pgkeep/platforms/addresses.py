@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from pgkeep.platforms.projects import project_of_database
@@ -46,4 +46,4 @@ def recognise(address: Address) -> ProjectAddress | None:
 
 def through_session_pooler(address: Address) -> Address:
     """The same, by the port at which sessions keep their state."""
-    return Address({**address.parameters, "port": "5432"})
+    return replace(address, parameters={**address.parameters, "port": "5432"})

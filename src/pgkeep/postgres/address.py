@@ -6,12 +6,13 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgkeep.errors import ConfigurationError, TransactionPooler
+from pgkeep.model import quote_identifier
 from pgkeep.networks import Resolve, Rule, is_this_machine
 from pgkeep.postgres.memory_files import memory_file
 from pgkeep.postgres.trust import roots_for
@@ -45,6 +46,8 @@ class Address:
     """A database by its connection parameters (libpq's names). The password never shows."""
 
     parameters: Mapping[str, str] = field(repr=False)
+    becomes: str = ""
+    """The role to take on once logged in: a temporary login is but the way to it."""
 
     @classmethod
     def parse(cls, url: str) -> Address:
@@ -128,7 +131,7 @@ class Address:
             return self
         names, addresses, at_ports = (",".join(parts) for parts in zip(*found, strict=True))
         pinned = {"host": names, "hostaddr": addresses, "port": at_ports}
-        return Address({**self.parameters, **pinned})
+        return replace(self, parameters={**self.parameters, **pinned})
 
     @property
     def needs_tls(self) -> bool:
@@ -142,7 +145,14 @@ class Address:
 
     def with_database(self, name: str) -> Address:
         """Another database on the same server."""
-        return Address({**self.parameters, "dbname": name})
+        return replace(self, parameters={**self.parameters, "dbname": name})
+
+    @property
+    def first_statements(self) -> tuple[str, ...]:
+        """What each session begins with."""
+        if not self.becomes:
+            return ()
+        return (f"SET SESSION ROLE {quote_identifier(self.becomes)}",)
 
     def refuse_transaction_pooler(self) -> None:
         """Raise `TransactionPooler` for the port that such poolers have by convention."""

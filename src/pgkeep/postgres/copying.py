@@ -148,6 +148,7 @@ class CopyReader:
 
     def _begin(self, snapshot: str | None, lock_timeout_seconds: float) -> None:
         statements: list[str] = [
+            *self._address.first_statements,
             *SESSION_SETTINGS,
             BYTES_AS_THEY_ARE,
             lock_timeout_statement(lock_timeout_seconds),

@@ -172,7 +172,7 @@ def run_script_through(
         ended = _ended(
             [str(programs.path("psql")), *arguments, "-o", "/dev/null", "-f", "-",
              "-d", access.dbname],
-            stdin=script,
+            stdin=_first(address) + script,
             environment=access.environment,
             pass_fds=access.pass_fds,
             runs=runs,
@@ -181,6 +181,11 @@ def run_script_through(
         raise _error("psql", ended, address)
     found = _FAILED.findall(ended.text)
     return tuple(StatementFailed(int(line), state, message) for line, state, message in found)
+
+
+def _first(address: Address) -> bytes:
+    """On one line with what follows, so that the lines of errors stay right."""
+    return "".join(f"{statement}; " for statement in address.first_statements).encode()
 
 
 def _run_connected(
@@ -196,6 +201,10 @@ def _run_connected(
         command = [str(programs.path(name)), *arguments, "-d", access.dbname]
         if name != "psql":
             command.append("--no-password")
+            if address.becomes:
+                command.append(f"--role={address.becomes}")
+        elif stdin is not None:
+            stdin = _first(address) + stdin
         return _run(
             command,
             name,

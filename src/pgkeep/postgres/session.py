@@ -79,7 +79,7 @@ def connect(address: Address, *, autocommit: bool = True) -> Connection:
         with translated(address):
             _check_major(connection)
             _refuse_transaction_pooler(connection, address)
-            for statement in SESSION_SETTINGS:
+            for statement in (*address.first_statements, *SESSION_SETTINGS):
                 connection.execute(statement.encode())
             if not autocommit:
                 connection.commit()

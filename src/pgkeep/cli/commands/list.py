@@ -11,6 +11,7 @@ from pgkeep.cli import words
 from pgkeep.cli.commands.schema_changes import list_schema_changes
 from pgkeep.cli.context import Context
 from pgkeep.cli.documents import backup_document
+from pgkeep.cli.managed import list_platform
 from pgkeep.cli.options import command_options
 from pgkeep.errors import ExitCode, PgkeepError, UsageError
 from pgkeep.model import Manifest
@@ -22,9 +23,18 @@ from pgkeep.repository.repository import Repository
 @click.option(
     "--schema-changes", is_flag=True, help="List the captured schema changes (needs an identity)."
 )
+@click.option(
+    "--platform", is_flag=True, help="List the platform's own backups of DATABASE (needs a token)."
+)
 @command_options(repository=True, identity=True)
-def list_backups(context: Context, database: str | None, schema_changes: bool) -> ExitCode:
+def list_backups(
+    context: Context, database: str | None, schema_changes: bool, platform: bool
+) -> ExitCode:
     """List the whole backups of DATABASE, or of all, newest first, signatures checked."""
+    if platform:
+        if database is None:
+            raise UsageError("whose?", hint="Name a database: pgkeep list DATABASE --platform.")
+        return list_platform(context, database)
     if schema_changes:
         return list_schema_changes(context, database)
     where: dict[str, list[str]] = {}

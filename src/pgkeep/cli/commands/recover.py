@@ -22,6 +22,7 @@ from pgkeep.cli.commands.drill import checks_of
 from pgkeep.cli.commands.status import look_at
 from pgkeep.cli.context import Context
 from pgkeep.cli.evidence import Occasion, keep_evidence
+from pgkeep.cli.managed import managed_options
 from pgkeep.cli.options import command_options, refuse_together
 from pgkeep.cli.target import target_address
 from pgkeep.errors import ConfigurationError, ExitCode, ProofFailed, UsageError
@@ -74,6 +75,7 @@ from pgkeep.repository.evidence import (
 @click.option("--yes", is_flag=True, help="Do not ask: for scripts.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and touch nothing.")
 @command_options(identity=True)
+@managed_options
 def recover_command(
     context: Context,
     database: str,
