@@ -157,7 +157,7 @@ class Ledger:
         try:
             with self.path.open("rb") as stream:
                 tail, _ = _tail(stream.fileno())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         return _head_of(tail, self._kept_head()) if tail else None
 

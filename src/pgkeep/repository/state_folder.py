@@ -25,6 +25,8 @@ def secure(folder: Path) -> tuple[str, ...]:
         own = folder.stat()
     except OSError:
         return ()  # not there yet, or not to be seen: whoever needs it says so
+    if not stat.S_ISDIR(own.st_mode):
+        return ()
     _refuse_stranger(folder, own)
     _close(folder, own, 0o700, closed)
     for path in _within(folder):
