@@ -358,6 +358,32 @@ def _check_networks(texts: tuple[str, ...]) -> tuple[str, ...]:
 Networks = Annotated[tuple[str, ...], AfterValidator(_check_networks)]
 
 
+class FilesConfig(_Frozen):
+    """Files of Supabase Storage, to be backed up beside the database. By a `key` or by S3 keys."""
+
+    url: str | None = None
+    """`https://REF.supabase.co`. Not set: as the connection string says."""
+    key: Secret | None = None
+    """A secret (service_role) key of the project's API."""
+    access_key_id: Secret | None = None
+    """With `secret_access_key`: keys of Storage's S3 endpoint, made in the dashboard."""
+    secret_access_key: Secret | None = None
+    """Goes with `access_key_id`."""
+    region: str = "us-east-1"
+    """Of the S3 endpoint: the project's region."""
+    buckets: tuple[str, ...] = ()
+    """Only these. Not set: all."""
+    jobs: int = Field(default=4, ge=1, le=32)
+    """Files that are read at once."""
+    limit: Size | None = None
+    """Bytes per second that are read. Not set: no limit."""
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether files are to be kept."""
+        return self.key is not None or self.access_key_id is not None
+
+
 class SupabaseConfig(_Frozen):
     """The project of Supabase's that a database is in, where pgkeep may ask the platform."""
 
@@ -389,6 +415,7 @@ class DatabaseConfig(_Frozen):
     allowed_networks: Networks | None = None
     """Connect only if all addresses of its host are in these ranges. Not set: as at the top."""
     supabase: SupabaseConfig = SupabaseConfig()
+    files: FilesConfig = FilesConfig()
 
 
 class RepositoryConfig(_Frozen):

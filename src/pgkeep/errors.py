@@ -422,6 +422,28 @@ class PlatformRestoreFailed(PgkeepError):
     usual_hint = "Look at the project's dashboard; run the same command again to go on waiting."
 
 
+# --- files beside the database --------------------------------------------------------------
+
+
+class FilesUnavailable(PgkeepError):
+    """The storage of files does not answer, or refuses."""
+
+    code = "E095"
+    usual_hint = "Look at the key and at the project's status; run the same command again."
+
+
+class FileGone(PgkeepError):
+    """A file is not there, or not the one that the database lists."""
+
+    code = "E096"
+
+
+class FilesNotWhole(PgkeepError):
+    """A restored file is not what was backed up."""
+
+    code = "E097"
+
+
 # --- a second factor ------------------------------------------------------------------------
 
 

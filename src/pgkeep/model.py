@@ -406,6 +406,61 @@ class Hosting:
 
 
 @dataclass(frozen=True, slots=True)
+class FileRecord:
+    """A file of an object storage beside the database, and where its bytes are kept.
+
+    They are `size_bytes` from `offset` on in the plain bytes of pack number `pack`.
+    """
+
+    bucket: str
+    name: str
+    version: str
+    etag: str
+    size_bytes: int
+    sha256: str
+    pack: int
+    offset: int
+    mime_type: str = ""
+    cache_control: str = ""
+    owner_id: str = ""
+    created: str = ""
+    user_metadata: str = ""
+    """JSON; empty if there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class BucketFiles:
+    """How many files of a bucket are kept."""
+
+    bucket: str
+    files: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class FilesContents:
+    """Files beside the database: small ones packed together, large ones each in a pack of its own.
+
+    `listing` is a stream of `FileRecord`s as JSON, one a line, that the host can open too.
+    """
+
+    buckets: tuple[BucketFiles, ...]
+    packs: tuple[SealedStream, ...]
+    listing: SealedStream
+
+    @property
+    def files(self) -> int:
+        return sum(one.files for one in self.buckets)
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(one.size_bytes for one in self.buckets)
+
+    def streams(self) -> tuple[SealedStream, ...]:
+        return (self.listing, *self.packs)
+
+
+@dataclass(frozen=True, slots=True)
 class Contents:
     """The private table of contents of a backup: sealed, since it names things."""
 
@@ -425,6 +480,8 @@ class Contents:
     """When everything was last read out of the database rather than used again."""
     hosting: Hosting | None = None
     """What of the database a platform manages; None for a database of the user's own."""
+    files: FilesContents | None = None
+    """Files beside the database, where they are kept too."""
 
     @property
     def rows(self) -> int:
@@ -437,6 +494,7 @@ class Contents:
             *(part.text for table in self.tables for part in table.parts),
             *(part.text for part in self.large_objects.parts),
             *(self.hosting.streams() if self.hosting else ()),
+            *(self.files.streams() if self.files else ()),
         )
 
 

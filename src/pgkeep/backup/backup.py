@@ -12,11 +12,20 @@ from pathlib import Path
 
 from pgkeep import __version__
 from pgkeep.backup.earlier import Earlier, look_back, stored_tables
+from pgkeep.backup.files import (
+    EarlierFiles,
+    FilesRequest,
+    FreshRows,
+    KeptFiles,
+    keep_files,
+    usable,
+)
 from pgkeep.backup.plan import BackupPlan, Reusable, plan_backup
 from pgkeep.backup.read import Connecting, Reading, ReadOptions, read_all
 from pgkeep.backup.source import Source, open_source
 from pgkeep.backup.unfinished import StoredPart, UnfinishedBackup, still_usable
 from pgkeep.config import BackupConfig
+from pgkeep.errors import PgkeepError
 from pgkeep.events import Noticed, Reporter, StageBegan, StageEnded
 from pgkeep.model import (
     FORMAT,
@@ -32,6 +41,7 @@ from pgkeep.model import (
     Tier,
     Totals,
 )
+from pgkeep.platforms.file_services import FileService
 from pgkeep.platforms.private import dump_jobs, dump_secrets, dump_verifiers
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.archive import matviews_in_order, read_archive
@@ -40,10 +50,19 @@ from pgkeep.repository.copies import Behind, Copies
 from pgkeep.repository.hostkeys import Epoch, HostKeys
 from pgkeep.repository.instructions import restore_script
 from pgkeep.repository.manifests import dump_contents
-from pgkeep.repository.objects import StreamWriter
+from pgkeep.repository.objects import ObjectSource, StreamWriter, read_stream
 from pgkeep.sealing import X25519Recipient, check_recipients
 
 PUBLISHING = "publishing"
+
+
+@dataclass(frozen=True, slots=True)
+class FileSource:
+    """Where files are read, and which."""
+
+    service: FileService
+    buckets: tuple[str, ...]
+    jobs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +84,8 @@ class BackupRequest:
     gpg_home: Path | None = None
     ledger: str = ""
     """Where the host's ledger stands, to be signed with the manifest."""
+    files: FileSource | None = None
+    """Where the files beside the database are, if they are to be kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +118,11 @@ def back_up(request: BackupRequest, reporter: Reporter) -> BackupResult:
         earlier = _look_back(request, store)
         source, reading, plan = _read(request, earlier, store, reporter)
         _tell_of_problem(note, reporter)
+        files = _keep_files(request, source, earlier, store, reporter)
         contents = _contents(backup, source, reading, plan, earlier, store)
+        if files is not None:
+            not_kept = (*contents.not_kept, *files.not_kept)
+            contents = replace(contents, files=files.contents, not_kept=not_kept)
         manifest = _seal(request, contents, reading, earlier, store)
         _publish(request, manifest, reporter)
         note.forget()
@@ -216,6 +241,7 @@ def _read(
         lock_timeout_seconds=request.options.lock_timeout_seconds,
         reads_rows=request.kind.has_data,
         passwords=request.options.role_passwords,
+        file_buckets=request.files.buckets if request.files else None,
     ) as source:
         plan = _plan(request, source, earlier)
         if request.kind.has_data:
@@ -236,6 +262,46 @@ def _read(
             on_stored=store.note,
         )
         return source, read_all(source, plan, options, reporter), plan
+
+
+def _keep_files(
+    request: BackupRequest, source: Source, earlier: Earlier, store: _Storing, reporter: Reporter
+) -> KeptFiles | None:
+    """Files beside the database, read once its snapshot was given back."""
+    wanted = request.files
+    if wanted is None or not request.kind.has_data or source.hosting is None:
+        return None
+    with FreshRows(request.address) as rows:
+        return keep_files(
+            FilesRequest(
+                rows=source.files,
+                earlier=_earlier_files(request, earlier),
+                service=wanted.service,
+                jobs=wanted.jobs,
+                new_writer=store.stream,
+                keep_listing=lambda data: store.keep(data, store.index),
+                look_again=rows.look,
+            ),
+            reporter,
+        )
+
+
+def _earlier_files(request: BackupRequest, earlier: Earlier) -> EarlierFiles:
+    kept = earlier.contents.files if earlier.contents is not None else None
+    if kept is None:
+        return EarlierFiles()
+    index = request.keys.index_key()
+
+    def read(listing: SealedStream) -> bytes:
+        answers = request.copies.ask(
+            lambda one: b"".join(read_stream(ObjectSource([one.store]), listing, [index]))
+        )
+        return next(iter(answers))[1]
+
+    try:
+        return usable(kept, request.copies.reusable(request.now()), read)
+    except (PgkeepError, StopIteration):
+        return EarlierFiles()  # all files are read again
 
 
 def _tell_why_everything_is_read(source: Source, earlier: Earlier, reporter: Reporter) -> None:

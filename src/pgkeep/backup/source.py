@@ -20,6 +20,7 @@ from pgkeep.model import (
     TableName,
 )
 from pgkeep.platforms import supabase
+from pgkeep.platforms.file_rows import FileRow, file_rows
 from pgkeep.platforms.private import NOTHING_PRIVATE, Private, read_private
 from pgkeep.postgres import catalog
 from pgkeep.postgres.address import Address
@@ -55,6 +56,8 @@ class Source:
     """What of it a platform manages."""
     private: Private = NOTHING_PRIVATE
     """What the platform keeps apart, in clear: to be sealed at once."""
+    files: tuple[FileRow, ...] = ()
+    """Files beside the database, where they are asked for."""
     not_to_dump: tuple[TableName, ...] = ()
     """Tables of the platform's that this role may not look at."""
 
@@ -66,6 +69,7 @@ def open_source(
     lock_timeout_seconds: float,
     reads_rows: bool,
     passwords: bool = False,
+    file_buckets: Sequence[str] | None = None,
 ) -> Iterator[Source]:
     """Take a snapshot and lock every table against being altered, emptied or dropped.
 
@@ -73,13 +77,16 @@ def open_source(
     (MVCC does not cover that), so the files are compared after locking, and the snapshot is taken
     again if one differs. No lock keeps a type from being altered: if one was that rows were
     written by meanwhile, the block ends in `TableChanged`. Of a project that a platform hosts only
-    what is the user's is looked at; `passwords` asks for the verifiers of roles too.
+    what is the user's is looked at; `passwords` asks for the verifiers of roles too, and
+    `file_buckets` for the files in them (none named: in all).
     """
     # Closed, not rolled back: that would wait for an answer, and the connection may be dead.
     with closing(connect(address)) as connection, translated(address):
         connection.execute(lock_timeout_statement(lock_timeout_seconds).encode())
         with _giving_way(connection):
             source = _describe(connection, *_locked_snapshot(connection), passwords=passwords)
+            if file_buckets is not None and source.hosting is not None:
+                source = replace(source, files=file_rows(connection, file_buckets))
         holding = [item for item in source.relations if item.holds_rows]
         pieces = pieces_of_text(connection, [item.oid for item in holding])
         yield source

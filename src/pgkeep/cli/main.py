@@ -36,6 +36,7 @@ COMMANDS = {
     "show": "show.show",
     "restore": "restore.restore_command",
     "export": "export.export_command",
+    "files": "files.files_command",
     "diff": "diff.diff_command",
     "capture": "capture.capture_command",
     "status": "status.status_command",

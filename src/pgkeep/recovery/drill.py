@@ -22,6 +22,7 @@ from pgkeep.postgres.server import ScratchServer
 from pgkeep.postgres.session import connect, translated
 from pgkeep.postgres.statements import literal
 from pgkeep.recovery.checks import Check, check_indexes, run_checks
+from pgkeep.recovery.files import Sample, check_files
 from pgkeep.recovery.fill import CRITICAL
 from pgkeep.recovery.request import RestoreRequest, RestoreResult
 from pgkeep.recovery.restore import restore, schema_archive
@@ -156,6 +157,9 @@ class _Drill:
         self._reporter.report(StageBegan(CHECKS))
         with closing(connect(address)) as connection, translated(address):
             self._checks += run_checks(connection, self._request.checks)
+            request = self._request.restore
+            if files := check_files(request.contents, request.sealed, Sample()):
+                self._checks.append(files)
             indexes = check_indexes(connection)
         if indexes is None:
             reason = "the server has no extension amcheck"

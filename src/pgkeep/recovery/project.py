@@ -491,9 +491,13 @@ class Project(Forbearing):
     def _tell_of_files(self, run: Run) -> None:
         rows = sum(t.source.rows for t in run.plan.tables if t.name == supabase.OBJECTS)
         if rows:
+            kept = run.request.contents.files is not None
+            how = "pgkeep files DB --to-project puts them there" if kept else (
+                "the backup does not keep them"
+            )  # fmt: skip
             self.remarks.append(
                 f"{rows:,} files are listed in storage.objects, and their bytes are not in the"
-                " database: who asks for one gets an error until it is there"
+                f" database: who asks for one gets an error until it is there; {how}"
             )
 
     def is_of_no_account(self, entry: Entry, message: str, /) -> bool:

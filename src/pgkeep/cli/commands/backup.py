@@ -16,7 +16,7 @@ from pgkeep.cli.context import Context
 from pgkeep.cli.documents import backup_document, not_kept_documents
 from pgkeep.cli.options import command_options
 from pgkeep.errors import ExitCode
-from pgkeep.model import Kind, Tier
+from pgkeep.model import FilesContents, Kind, Tier
 
 
 @click.command("backup")
@@ -35,6 +35,7 @@ from pgkeep.model import Kind, Tier
 )
 @click.option("--jobs", type=click.IntRange(1, 64), help="Connections that read at once.")
 @click.option("--read-all", is_flag=True, help="Read everything, changed or not.")
+@click.option("--no-files", is_flag=True, help="Leave out the files beside the database.")
 @click.option("--dry-run", is_flag=True, help="Show what would be read and write nothing.")
 @command_options()
 def backup(
@@ -44,12 +45,16 @@ def backup(
     tier: str | None,
     jobs: int | None,
     read_all: bool,
+    no_files: bool,
     dry_run: bool,
 ) -> ExitCode:
     """Back up DATABASE (its name in the configuration), encrypted, into every repository."""
     chosen = Kind(kind)
     filed = Tier(tier) if tier else Tier.SCHEMA if chosen is Kind.SCHEMA else Tier.MANUAL
-    request = backup_request(context, database, chosen, filed, jobs=jobs, read_everything=read_all)
+    request = backup_request(
+        context, database, chosen, filed,
+        jobs=jobs, read_everything=read_all, with_files=not no_files,
+    )  # fmt: skip
     context.warn_of_same_project(database, request.address)
     with context.reporter() as reporter:
         if dry_run:
@@ -99,12 +104,17 @@ def _plan_document(database: str, plan: BackupPlan) -> dict[str, object]:
 def _document(result: BackupResult) -> dict[str, object]:
     return {
         **backup_document(result.manifest),
+        "files": _files(result.contents.files),
         "not_kept": not_kept_documents(result.contents.not_kept),
         "differing": [str(name) for name in result.differing],
         "behind": [
             {"repository": copy.name, "problem": copy.problem.message} for copy in result.behind
         ],
     }
+
+
+def _files(files: FilesContents | None) -> object:
+    return files and {"files": files.files, "bytes": files.size_bytes}
 
 
 def _show(context: Context, result: BackupResult) -> None:
@@ -131,6 +141,8 @@ def _show(context: Context, result: BackupResult) -> None:
         f" {words.size(totals.stored_bytes)}"
         f" ({words.ratio(totals.text_bytes, totals.stored_bytes)} smaller), sealed and signed",
     )
+    if files := result.contents.files:
+        grid.add_row("files", f"{words.count(files.files, 'file')}, {words.size(files.size_bytes)}")
     grid.add_row("took", words.duration(manifest.seconds))
     context.out.print(grid)
     for item in result.contents.not_kept:

@@ -68,6 +68,13 @@ def _print(
     ]
     out.print()
     out.print("and " + ", ".join(words.count(number, noun) for number, noun in rest))
+    if contents.files is not None:
+        out.print("\n[bold]files[/]")
+        for bucket in contents.files.buckets:
+            out.print(
+                f"  {escape(bucket.bucket)}: {words.count(bucket.files, 'file')},"
+                f" {words.size(bucket.size_bytes)}"
+            )
     if contents.hosting is not None:
         _print_hosting(context, contents.hosting)
     if contents.not_kept:
@@ -142,6 +149,10 @@ def _document(manifest: Manifest, contents: Contents) -> dict[str, object]:
         "sequences": len(contents.sequences),
         "materialized_views": [str(name) for name in contents.populated_matviews],
         "roles": [role.name for role in contents.roles],
+        "files": [
+            {"bucket": one.bucket, "files": one.files, "bytes": one.size_bytes}
+            for one in (contents.files.buckets if contents.files else ())
+        ],
         "hosting": contents.hosting and _hosting_document(contents.hosting),
         "not_kept": not_kept_documents(contents.not_kept),
     }
