@@ -75,6 +75,10 @@ def test_a_project_is_examined_as_its_role(
     assert (told["role"], told["superuser"], told["replication"]) == ("postgres", False, True)
     assert (told["slots"], told["slot_wal_bytes"]) == (5, 4 << 30)
     assert any("public.loose" in one and "REPLICA IDENTITY FULL" in one for one in findings)
+    assert any(
+        "the first backup reads" in one and "5 files of 5 kB" in one and "0.09 $ a gigabyte" in one
+        for one in findings
+    )
     assert any("needs the extensions" in one and "pg_cron" in one for one in findings)
     assert not any(one.startswith("error") for one in findings)
 

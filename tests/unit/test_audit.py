@@ -28,9 +28,9 @@ from pgkeep.keeper.audit import (
 from pgkeep.keeper.audit_documents import audit_document
 from pgkeep.keeper.audit_pages import html, markdown
 from pgkeep.keeper.plots import line_plot
-from pgkeep.keeper.prices import storage_price
 from pgkeep.keeper.text import size
 from pgkeep.model import Manifest, StoredObject
+from pgkeep.platforms.prices import storage_price
 from pgkeep.recovery.objectives import Objective
 from pgkeep.repository.ledger import Entry
 from pgkeep.repository.windows import Reach, Window

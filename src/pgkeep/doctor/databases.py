@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 
 from pgkeep.capture.setup import tables_without_identity
+from pgkeep.doctor.traffic import Traffic, traffic_findings
 from pgkeep.errors import AuthenticationFailed, ConnectionFailed, PgkeepError, UnknownHost
 from pgkeep.findings import Finding, Severity
 from pgkeep.model import Hosting, TableName
 from pgkeep.platforms import supabase
 from pgkeep.platforms.addresses import ProjectAddress, Way, recognise
+from pgkeep.platforms.file_rows import file_rows
 from pgkeep.postgres import catalog
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.probe import Probe, probe
@@ -48,13 +50,17 @@ class DatabaseFacts:
     """Tables of which row-level security would hide rows."""
     without_identity: tuple[TableName, ...] = ()
     extensions: tuple[str, ...] = ()
+    traffic: Traffic | None = None
+    """Of a hosted database."""
 
     @property
     def about(self) -> str:
         return f"database {self.name}"
 
 
-def look_at_database(name: str, address: Address, *, jobs: int, captures: bool) -> DatabaseFacts:
+def look_at_database(
+    name: str, address: Address, *, jobs: int, captures: bool, reads_a_month: int = 30
+) -> DatabaseFacts:
     """One login at most: a platform may ban who tries twice with a wrong password."""
     project = recognise(address)
     facts = DatabaseFacts(name, jobs, captures, address, project)
@@ -62,7 +68,7 @@ def look_at_database(name: str, address: Address, *, jobs: int, captures: bool) 
         return facts
     try:
         with closing(connect(address)) as connection, translated(address):
-            return _asked(facts, connection)
+            return _asked(facts, connection, reads_a_month)
     except PgkeepError as exc:
         reached = None
         is_refused = isinstance(exc, AuthenticationFailed)
@@ -71,7 +77,7 @@ def look_at_database(name: str, address: Address, *, jobs: int, captures: bool) 
         return replace(facts, problem=exc, reached=reached)
 
 
-def _asked(facts: DatabaseFacts, connection: Connection) -> DatabaseFacts:
+def _asked(facts: DatabaseFacts, connection: Connection, reads: int) -> DatabaseFacts:
     hosting = supabase.look(connection)
     found = catalog.relations(connection)
     kept = supabase.keep_of(hosting, found).relations if hosting else found
@@ -86,6 +92,18 @@ def _asked(facts: DatabaseFacts, connection: Connection) -> DatabaseFacts:
         hidden=tuple(one.name for one in tables if one.readable and one.rows_hidden),
         without_identity=tuple(one for one in lacking if one.schema not in managed),
         extensions=tuple(catalog.extension_names(connection)),
+        traffic=_traffic(connection, kept, reads) if hosting else None,
+    )
+
+
+def _traffic(connection: Connection, tables: Iterable[catalog.Relation], reads: int) -> Traffic:
+    """The tables that would be read, and the files beside them."""
+    rows = file_rows(connection)
+    return Traffic(
+        database_bytes=sum(one.table_bytes for one in tables if one.holds_rows),
+        files=len(rows),
+        files_bytes=sum(max(one.size_bytes, 0) for one in rows),
+        reads_a_month=reads,
     )
 
 
@@ -101,6 +119,8 @@ def database_findings(facts: DatabaseFacts) -> Iterator[Finding]:
         yield from _of_the_tables(facts)
         yield from _of_the_rights(facts, facts.probe)
         yield from _of_the_room(facts, facts.probe)
+    if facts.traffic is not None:
+        yield from traffic_findings(facts.about, facts.traffic)
 
 
 def _of_the_address(facts: DatabaseFacts) -> Iterator[Finding]:

@@ -27,8 +27,8 @@ from pgkeep.keeper.audit import Audit, Copy, DatabaseAudit, Month
 from pgkeep.keeper.audit_documents import audit_document
 from pgkeep.keeper.audit_pages import html, markdown
 from pgkeep.keeper.checklist import judge
-from pgkeep.keeper.prices import storage_price
 from pgkeep.model import Kind, Manifest
+from pgkeep.platforms.prices import storage_price
 from pgkeep.repository.envelope import pack
 from pgkeep.repository.journal import Journal
 from pgkeep.repository.ledger import Entry, Ledger

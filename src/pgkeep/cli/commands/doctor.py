@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
 
 import rich_click as click
 from rich.markup import escape
@@ -16,6 +17,7 @@ from pgkeep.doctor.look import Looked, RepositoryFacts, device_of, look_at, newe
 from pgkeep.doctor.repositories import repository_findings
 from pgkeep.errors import ExitCode, PgkeepError
 from pgkeep.findings import Finding, Severity, gravest_first, worst
+from pgkeep.keeper.schedule import plan_jobs
 from pgkeep.postgres.address import Address
 from pgkeep.repository.repository import Listing
 from pgkeep.sealing import check_recipients
@@ -88,7 +90,22 @@ def _databases(
         if isinstance(address, Address):
             jobs = context.jobs(None, context.config.database(name).jobs)
             captures = context.config.captures(name)
-            yield look_at_database(name, address, jobs=jobs, captures=captures)
+            yield look_at_database(
+                name, address,
+                jobs=jobs, captures=captures, reads_a_month=_reads_a_month(context, name),
+            )  # fmt: skip
+
+
+def _reads_a_month(context: Context, name: str) -> int:
+    """How many backups with rows the schedule makes in thirty days."""
+    now, count = context.now(), 0
+    for job in plan_jobs(context.config):
+        made = job.task.makes
+        if job.database == name and made is not None and made[0].has_data:
+            moment = job.next_after(now)
+            while moment is not None and moment < now + timedelta(days=30):
+                moment, count = job.next_after(moment), count + 1
+    return count
 
 
 def _recipients(context: Context) -> Iterable[Finding]:
