@@ -98,7 +98,7 @@ def test_a_writer_makes_backups_and_deletes_nothing(
     load_statements(shop, ("CREATE TABLE later AS SELECT 1 AS x",))
     second: Any = workbench.pgkeep("backup", "shop", "--json").document
     assert second["parts_reused"] > 0
-    assert "versioning: yes" in workbench.pgkeep("doctor", expect=3).out
+    assert "versioning: yes" in workbench.pgkeep("doctor", "--offline", expect=3).out
     before = bucket.names()
     for key in before:
         with denied():
