@@ -25,8 +25,8 @@ test: setup ## all tests, on real PostgreSQL servers
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: setup ## format, lint and types
-	$(BIN)/ruff format --check src tests benchmarks docs
-	$(BIN)/ruff check src tests benchmarks docs
+	$(BIN)/ruff format --check src tests benchmarks docs tools/live-check
+	$(BIN)/ruff check src tests benchmarks docs tools/live-check
 	$(BIN)/mypy
 
 docs: setup ## write docs/reference.md from the code
