@@ -25,8 +25,10 @@ from cryptography.x509.oid import NameOID
 
 from conftest import Workbench
 from pgkeep.postgres import address
+from pgkeep.postgres.certificates import expiry_of_server
 from pgkeep.postgres.programs import choose_server
 from pgkeep.postgres.server import ScratchServer
+from receivers import free_port
 
 HOST = "db.example.test"
 
@@ -161,3 +163,16 @@ def test_a_store_is_reached_encrypted_and_within_the_networks(workbench: Workben
     more = 'endpoint = "https://192.0.2.7:9000"\nallowed_networks = ["10.8.0.0/16"]\n'
     workbench.config.write_text(text + store + more)
     assert "[E093] repository 'far'" in workbench.pgkeep("list", expect=1).err
+
+
+def test_until_when_a_certificate_is_valid_is_read_without_a_login(tls_server: TlsServer) -> None:
+    port = tls_server.server.port
+    found = expiry_of_server("127.0.0.1", port, is_postgres=True)
+    assert found is not None
+    assert 7 <= (found - datetime.now(UTC).date()).days <= 9
+    assert expiry_of_server("127.0.0.1", free_port(), is_postgres=True) is None
+
+
+def test_a_server_without_tls_has_no_certificate(server: ScratchServer) -> None:
+    assert expiry_of_server("127.0.0.1", server.port, is_postgres=True) is None
+    assert expiry_of_server("127.0.0.1", server.port, is_postgres=False) is None

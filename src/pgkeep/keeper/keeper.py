@@ -168,7 +168,7 @@ class Keeper:
             capture_problems=self._captures.problems,
             jobs=tuple(_job_fact(job, pasts[job.name], state) for job in self._jobs.jobs),
             disks=seen.disks,
-            expiries=config.watch.expires,
+            expiries={**seen.expiries, **config.watch.expires},
             blind=seen.blind,
         )
 

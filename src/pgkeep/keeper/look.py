@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from pgkeep.config import Config
 from pgkeep.keeper.children import Child, Finished, Start
+from pgkeep.keeper.expiring import Expiring
 from pgkeep.keeper.facts import (
     DatabaseFacts,
     DiskFact,
@@ -31,6 +33,8 @@ class Seen:
     databases: Mapping[str, DatabaseFacts] = field(default_factory=dict)
     blind: Mapping[str, str] = field(default_factory=dict)
     disks: tuple[DiskFact, ...] = ()
+    expiries: Mapping[str, date] = field(default_factory=dict)
+    """The last days of servers' certificates."""
 
 
 class Looker:
@@ -43,6 +47,7 @@ class Looker:
         """By database and backup: rows by table."""
         self._child: Child | None = None
         self._is_closed = False
+        self._expiring = Expiring(config)
 
     def close(self) -> None:
         """End what is under way. May be called from another thread."""
@@ -61,7 +66,8 @@ class Looker:
                 blind[name] = str(exc)
             except Exception as exc:  # an answer of a form that we do not know, a full disk
                 blind[name] = f"{type(exc).__name__}: {exc}"
-        return Seen(databases, blind, tuple(disks(self._config)))
+        expiries = self._expiring.look(datetime.now(UTC))
+        return Seen(databases, blind, tuple(disks(self._config)), expiries)
 
     def _look_at(self, name: str) -> DatabaseFacts:
         try:

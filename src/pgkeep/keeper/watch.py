@@ -434,7 +434,7 @@ def _expiries(watched: Watched) -> Iterator[Alert]:
                 Severity.CRITICAL if left.days < 3 else Severity.WARNING,
                 "",
                 f"{what} {text} ({day.isoformat()})",
-                "Renew it, then set the new date under watch.expires.",
+                "Renew it; a date that you noted yourself is under watch.expires.",
                 watched.now,
             )
 
