@@ -41,9 +41,9 @@ class Expiring:
                 yield f"the certificate of database {name} ({host})", day
         for name, place in self._config.repositories.items():
             parts = urlsplit(place.endpoint or "")
-            host = parts.hostname if parts.scheme == "https" else None
-            if host and (day := self._ask(host, parts.port or 443, False)):
-                yield f"the certificate of repository {name} ({host})", day
+            server = parts.hostname if parts.scheme == "https" else None
+            if server and (day := self._ask(server, parts.port or 443, False)):
+                yield f"the certificate of repository {name} ({server})", day
 
     def _databases(self) -> Iterator[tuple[str, str, int]]:
         for name, database in self._config.databases.items():

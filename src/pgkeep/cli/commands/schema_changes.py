@@ -46,7 +46,12 @@ class _Reader:
     def changes(self) -> Iterator[SchemaChange]:
         where: dict[str, tuple[SegmentName, list[Repository]]] = {}
         for repository in self._repositories:
-            for name in Journal(repository.store, self._database).names():
+            try:
+                names = list(Journal(repository.store, self._database).names())
+            except PgkeepError as exc:  # the others may know as much
+                self._context.notice(exc)
+                continue
+            for name in names:
                 where.setdefault(name.path, (name, []))[1].append(repository)
         # What leads nowhere, since a capture was killed, is told of by what goes on instead.
         there = [one for run in runs(name for name, _ in where.values()) for one in run.segments]
