@@ -211,6 +211,15 @@ def test_tables_that_refer_to_each_other_keep_their_foreign_keys(
     assert value(target, "SELECT count(*) FROM pg_constraint WHERE contype = 'f'") == 3
 
 
+def test_foreign_keys_to_tables_that_are_not_chosen_are_named(
+    backed_up: Workbench, target: str
+) -> None:
+    out = backed_up.pgkeep("restore", "shop", "--target", target, "--table", "books").out
+    assert "left out: fk constraint books books_author_fkey" in out
+    assert "since not all of its tables are chosen" in out
+    assert "books_sequel_fkey" not in out
+
+
 def test_tables_are_put_beside_what_the_target_holds(
     backed_up: Workbench, library: str, target: str
 ) -> None:

@@ -162,6 +162,32 @@ def leave_out_extensions(archive: Archive, names: Collection[str]) -> Selection:
     return Selection(frozenset(entry.dump_id for entry in left), tables)
 
 
+def left_out_of(archive: Archive, selection: Selection) -> tuple[Entry, ...]:
+    """What belongs to selected tables and was not selected: foreign keys, and being published."""
+    names = {(schema, f"{table} ") for schema, table in selection.tables}
+    return tuple(
+        entry
+        for entry in archive.entries
+        if entry.dump_id not in selection.entries
+        and (
+            (
+                entry.kind == "FK CONSTRAINT"
+                and any(
+                    entry.namespace == schema and entry.tag.startswith(start)
+                    for schema, start in names
+                )
+            )
+            or (
+                entry.kind == "PUBLICATION TABLE"
+                and any(
+                    entry.namespace == schema and entry.tag.endswith(f" {table}")
+                    for schema, table in selection.tables
+                )
+            )
+        )
+    )
+
+
 def attached_to(archive: Archive, table: tuple[str, str]) -> tuple[Entry, ...]:
     """The indexes and constraints that are made after a table's data; not its foreign keys.
 

@@ -64,6 +64,34 @@ def restore_estimate(facts: Facts) -> timedelta | None:
     return timedelta(seconds=by_size if by_size > 60 else max(by_size, fixed))
 
 
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """How long the last drills took, oldest first, and how that changes."""
+
+    seconds: tuple[float, ...]
+    rates: tuple[float, ...]
+    """Seconds for a gigabyte of text, so that a database that grows does not look slower."""
+
+    @property
+    def change(self) -> float:
+        """The newest rate beside the middle of those before, as a share: 0.25 is a quarter more."""
+        before = sorted(self.rates[:-1])
+        middle = before[len(before) // 2]
+        return self.rates[-1] / middle - 1 if middle else 0.0
+
+
+def trend(drills: Sequence[Evidence], *, newest: int = 6) -> Trend | None:
+    """Of the drills that did not fail; None while there are not two."""
+    found = [one for one in drills if one.outcome is not Outcome.FAILED and one.text_bytes]
+    some = list(reversed(found[:newest]))
+    if len(some) < 2:
+        return None
+    return Trend(
+        tuple(one.seconds for one in some),
+        tuple(one.seconds / one.text_bytes * 1e9 for one in some),
+    )
+
+
 def _judge(objectives: ObjectivesConfig, facts: Facts) -> Iterator[Objective]:
     minutes = timedelta(minutes=1)
     if facts.behind is not None:

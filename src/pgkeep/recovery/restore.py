@@ -20,7 +20,7 @@ from pgkeep.errors import (
 from pgkeep.events import Noticed, Reporter, StageBegan, StageEnded
 from pgkeep.model import Part, StoredObject, TableName, quote_identifier
 from pgkeep.postgres.address import Address
-from pgkeep.postgres.archive import Archive, Entry, read_archive
+from pgkeep.postgres.archive import Archive, Entry, Selection, left_out_of, read_archive
 from pgkeep.postgres.dumping import dump_schema
 from pgkeep.postgres.session import Connection, connect, lost_since, server_major, translated
 from pgkeep.postgres.statements import DROP_PUBLIC, create_table_like, refresh
@@ -54,6 +54,8 @@ def restore(request: RestoreRequest, reporter: Reporter) -> RestoreResult:
         )
         landing = find_landing(connection, programs, request, scope, archive)
         plan = landing.adapt(plan)
+        if archive is not None and scope.tables and plan.selection is not None:
+            landing.remarks += _left_out(archive, plan.selection)
         _check_target(connection, request, scope, plan, landing)
         run = Run(
             request, scope, plan, archive, archive_bytes, programs, connection, reporter, landing
@@ -68,6 +70,15 @@ def restore(request: RestoreRequest, reporter: Reporter) -> RestoreResult:
             if mark is not None and not result.lost and result.proof.holds:
                 mark.take_off()
     return result
+
+
+def _left_out(archive: Archive, selection: Selection) -> list[str]:
+    """What chosen tables had and do not get back, in words."""
+    return [
+        f"left out: {entry.kind.lower()} {' '.join(entry.tag.split())}"
+        + (", since not all of its tables are chosen" if entry.kind == "FK CONSTRAINT" else "")
+        for entry in left_out_of(archive, selection)
+    ]
 
 
 def _refuse_replay_of_less(request: RestoreRequest, scope: Scope) -> None:

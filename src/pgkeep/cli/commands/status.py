@@ -21,7 +21,7 @@ from pgkeep.errors import ExitCode, PgkeepError, UsageError
 from pgkeep.model import Kind, Manifest, TableName
 from pgkeep.postgres.session import connect, translated
 from pgkeep.postgres.slot import Slot, SlotState
-from pgkeep.recovery.objectives import Facts, Objective, judge
+from pgkeep.recovery.objectives import Facts, Objective, Trend, judge, trend
 from pgkeep.repository.evidence import Evidence, Outcome, list_evidence
 from pgkeep.repository.journal import Journal, SegmentName, runs
 from pgkeep.repository.repository import Listing, Repository, merge_listings
@@ -29,6 +29,8 @@ from pgkeep.repository.windows import Reach, reach
 
 # A loss window longer than this needs somebody: the guide's objective for automated backups.
 _LONG = timedelta(minutes=5)
+# Drills on a busy machine differ by so much without any meaning.
+_STEADY_PERCENT = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +239,8 @@ def _show_objectives(context: Context, one: DatabaseStatus, now: datetime) -> No
             f"  drill        [{colour}]{last.outcome}[/] {words.age(last.started, now)}:"
             f" {last.rows:,} rows in {words.duration(last.seconds)}"
         )
+        if found := trend(one.drills):
+            out.print(f"  trend        {_trend(found)}")
     else:
         out.print(f"  drill        [yellow]none yet[/]: pgkeep drill {escape(one.name)}")
     for objective in one.objectives(context.config.database(one.name).objectives, now):
@@ -250,6 +254,15 @@ def _show_objectives(context: Context, one: DatabaseStatus, now: datetime) -> No
         out.print(f"  {mark} {objective.name:<22} {measured:<14} [dim]promised {promised}[/]")
 
 
+def _trend(found: Trend) -> str:
+    took = " → ".join(words.duration(one) for one in found.seconds)
+    percent = round(abs(found.change) * 100)
+    if percent < _STEADY_PERCENT:
+        return f"{took} [dim](as fast as before, by size)[/]"
+    colour, what = ("yellow", "slower") if found.change > 0 else ("green", "faster")
+    return f"{took} [{colour}]({percent} % {what} than before, by size)[/]"
+
+
 def _objective_document(objective: Objective) -> dict[str, object]:
     measured = objective.measured
     return {
@@ -259,6 +272,10 @@ def _objective_document(objective: Objective) -> dict[str, object]:
         "met": objective.is_met,
         "by": objective.by,
     }
+
+
+def _trend_document(found: Trend | None) -> object:
+    return found and {"seconds": list(found.seconds), "change": round(found.change, 4)}
 
 
 def _drill_document(drill: Evidence) -> dict[str, object]:
@@ -305,6 +322,7 @@ def _document(context: Context, one: DatabaseStatus, now: datetime) -> dict[str,
         "without_identity": [str(name) for name in one.live.without_identity],
         "segments_lacking": dict(one.lacking),
         "drills": [_drill_document(drill) for drill in one.drills],
+        "drill_trend": _trend_document(trend(one.drills)),
         "objectives": [
             _objective_document(objective)
             for objective in one.objectives(context.config.database(one.name).objectives, now)
