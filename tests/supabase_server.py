@@ -7,7 +7,6 @@ lent by a proxy before the server, which sends just those statements to a functi
 
 from __future__ import annotations
 
-import re
 import shutil
 import socket
 import struct
@@ -26,6 +25,7 @@ from pgkeep.postgres.address import Address
 from pgkeep.postgres.dumping import run_script
 from pgkeep.postgres.programs import Programs, choose_server
 from pgkeep.postgres.server import ScratchServer
+from supabase_lending import as_the_library_would
 
 SQL = Path(__file__).parent / "supabase"
 PASSWORD = "of-the-project/+&"
@@ -118,35 +118,6 @@ def with_application(project: ProjectServer) -> ProjectServer:
     return project
 
 
-# --- what supautils lends -------------------------------------------------------------------------
-
-_COMMENTS = re.compile(r"^(?:\s+|--[^\n]*(?:\n|$)|/\*.*?\*/)+", re.S)
-_MANAGED = r'"?(?:auth|storage|realtime)"?\."?\w+"?'
-_LENT = re.compile(
-    r"(?:CREATE|ALTER|DROP)\s+PUBLICATION\b|(?:CREATE|ALTER|DROP)\s+EVENT\s+TRIGGER\b"
-    r"|CREATE\s+FOREIGN\s+DATA\s+WRAPPER\b|DROP\s+EXTENSION\b"
-    r"|ALTER\s+ROLE\s+\"?(?:anon|authenticated|authenticator|service_role)\"?\s+SET\b"
-    rf"|(?:CREATE|ALTER|DROP)\s+POLICY\s+.*?\bON\s+{_MANAGED}"
-    rf"|DROP\s+TRIGGER\s+.*?\bON\s+{_MANAGED}",
-    re.I | re.S,
-)
-_EXTENSION = re.compile(r'CREATE\s+EXTENSION\s+(?:IF\s+NOT\s+EXISTS\s+)?"?([\w-]+)"?', re.I)
-_ALLOWED_EXTENSIONS = frozenset(
-    {"pg_cron", "pgmq", "pg_net", "supabase_vault", "citext", "pgcrypto", "uuid-ossp", "hstore",
-     "pg_trgm", "btree_gin", "btree_gist", "pg_stat_statements", "ltree", "unaccent"}
-)  # fmt: skip
-
-
-def lent(query: str) -> str:
-    """The statement as the server gets it: through the lending function, if supautils would."""
-    bare = _COMMENTS.sub("", query)
-    extension = _EXTENSION.match(bare)
-    if not _LENT.match(bare) and not (extension and extension[1] in _ALLOWED_EXTENSIONS):
-        return query
-    text = bare.rstrip().rstrip(";")
-    return f"DO $_lend_$ BEGIN PERFORM supautils.lend($_of_${text}$_of_$); END $_lend_$"
-
-
 class LendingProxy:
     """Passes on everything between clients and a server, but for the statements that are lent."""
 
@@ -212,10 +183,10 @@ class LendingProxy:
 
 def _changed(kind: bytes, body: bytes) -> bytes:
     if kind == b"Q":
-        body = lent(body[:-1].decode()).encode() + b"\0"
+        body = as_the_library_would(body[:-1].decode()).encode() + b"\0"
     elif kind == b"P":
         name, query, rest = body.split(b"\0", 2)
-        body = b"\0".join([name, lent(query.decode()).encode(), rest])
+        body = b"\0".join([name, as_the_library_would(query.decode()).encode(), rest])
     return kind + struct.pack("!i", len(body) + 4) + body
 
 

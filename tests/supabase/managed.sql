@@ -144,6 +144,12 @@ DECLARE
   me oid := 'postgres'::regrole;
 BEGIN
   EXECUTE statement;
+  IF EXISTS (SELECT FROM pg_event_trigger t JOIN pg_proc f ON f.oid = t.evtfoid
+              JOIN pg_roles o ON o.oid = f.proowner
+             WHERE o.rolsuper AND t.evtname !~ '^(pgrst|issue)_') THEN
+    RAISE EXCEPTION 'Non-superuser owned event trigger must execute a non-superuser owned function'
+      USING ERRCODE = 'XX000';
+  END IF;
   UPDATE pg_publication SET pubowner = me
    WHERE pubowner = 'supabase_admin'::regrole AND pubname <> 'supabase_realtime_messages_publication';
   UPDATE pg_event_trigger SET evtowner = me

@@ -17,7 +17,8 @@ GRANT anon, authenticated, service_role TO postgres WITH ADMIN OPTION;
 GRANT anon, authenticated, service_role TO authenticator;
 GRANT pg_monitor, pg_read_all_data, pg_signal_backend TO postgres;
 GRANT pg_read_all_data TO supabase_read_only_user;
-GRANT SET ON PARAMETER session_replication_role TO postgres;
+GRANT SET ON PARAMETER session_replication_role, log_min_duration_statement, log_min_messages,
+  log_statement, log_lock_waits, log_temp_files, track_io_timing, wal_compression TO postgres;
 GRANT authenticator TO supabase_storage_admin;
 ALTER ROLE anon SET statement_timeout = '3s';
 ALTER ROLE authenticated SET statement_timeout = '8s';
