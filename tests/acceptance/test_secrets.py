@@ -52,6 +52,10 @@ def watching(seen: Seen) -> Iterator[None]:
         while not ended.wait(0.005):
             for path in Path("/proc").glob("[0-9]*/cmdline"):
                 with suppress(OSError):
+                    name = path.with_name("comm").read_text().strip()
+                    if name in ("psql", "pg_dump", "pg_dumpall", "pg_restore"):
+                        environment = path.with_name("environ").read_bytes()
+                        seen.outputs.append(f"environment of {name}: {environment!r}")
                     seen.command_lines.add(path.read_bytes().replace(b"\0", b" ").decode("latin-1"))
 
     watcher = threading.Thread(target=look)

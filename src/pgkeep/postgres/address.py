@@ -226,7 +226,7 @@ def client_access(address: Address) -> Iterator[ClientAccess]:
     password = parameters.pop("password", None)
     service = "".join(f"{key}={value}\n" for key, value in parameters.items())
     with memory_file(f"[pgkeep]\n{service}".encode()) as (service_path, service_fds):
-        environment = _environment(service_path)
+        environment = {**program_environment(), "PGSERVICEFILE": service_path}
         if password is None:
             yield ClientAccess(environment, service_fds)
             return
@@ -237,9 +237,28 @@ def client_access(address: Address) -> Iterator[ClientAccess]:
             yield ClientAccess(environment, (*service_fds, *password_fds))
 
 
-def _environment(service_path: str) -> dict[str, str]:
-    """Our own environment, with what would steer psql and pg_dump from outside taken out."""
-    unwanted = {"PGSERVICE", "PGSYSCONFDIR", "PGOPTIONS", "PGTZ", "PGDATESTYLE", "PGCLIENTENCODING",
-                "PGHOSTADDR", "PSQLRC", "PAGER", "PSQL_PAGER"}  # fmt: skip
-    environment = {key: value for key, value in os.environ.items() if key not in unwanted}
-    return {**environment, "PGSERVICEFILE": service_path, "PGCLIENTENCODING": "UTF8", "LC_ALL": "C"}
+# What the programs need of our environment, in which also secrets are that are none of theirs.
+_KEPT = frozenset(
+    {"HOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "OPENSSL_CONF", "PATH", "SSL_CERT_DIR",
+     "SSL_CERT_FILE", "TMPDIR", "TZ", "USER", "LOGNAME",
+     "KRB5CCNAME", "KRB5_CONFIG", "KRB5_CLIENT_KTNAME", "KRB5_KTNAME"}
+)  # fmt: skip
+# Of libpq's own, what would steer psql and pg_dump from outside.
+_UNWANTED = frozenset(
+    {"PGSERVICE", "PGSYSCONFDIR", "PGOPTIONS", "PGTZ", "PGDATESTYLE", "PGCLIENTENCODING",
+     "PGHOSTADDR"}
+)  # fmt: skip
+
+
+def program_environment() -> dict[str, str]:
+    """Of our own environment what has to do with libpq or with running at all."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _KEPT or (_is_of_libpq(name) and name not in _UNWANTED)
+    }
+    return {**kept, "PGCLIENTENCODING": "UTF8", "LC_ALL": "C"}
+
+
+def _is_of_libpq(name: str) -> bool:
+    return name.startswith("PG") and not name.startswith("PGKEEP")
