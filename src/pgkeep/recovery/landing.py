@@ -14,12 +14,12 @@ import psycopg
 
 from pgkeep.errors import PgkeepError
 from pgkeep.events import Reporter
-from pgkeep.model import quote_identifier
+from pgkeep.model import TableName, quote_identifier
 from pgkeep.postgres.archive import Archive, Entry, Selection, use_list
 from pgkeep.postgres.dumping import run_script, run_script_through, script_from_archive
 from pgkeep.postgres.programs import Programs
 from pgkeep.postgres.session import Connection, server_major
-from pgkeep.postgres.statements import database_settings
+from pgkeep.postgres.statements import database_settings, refresh
 from pgkeep.recovery import target
 from pgkeep.recovery.plan import RestorePlan, Scope, TableRestore
 from pgkeep.recovery.refusals import Refused, meaning_of, named
@@ -107,6 +107,10 @@ class Landing:
         for statement in _database_settings(run):
             run.connection.execute(statement.encode())
 
+    def refresh(self, run: Run, view: TableName) -> None:
+        """Fill a materialized view."""
+        run.connection.execute(refresh(view).encode())
+
     def settle(self, run: Run) -> None:
         """What comes last."""
 
@@ -161,6 +165,10 @@ class Forbearing(Landing):
             self.attempt(
                 run.connection, statement, f"setting: {statement}", "It is as the platform has it."
             )
+
+    def refresh(self, run: Run, view: TableName) -> None:
+        what = f"filling materialized view {view}"
+        self.attempt(run.connection, refresh(view), what, "It is empty, or not there.")
 
     def make(self, run: Run, entries: Iterable[Entry]) -> None:
         """Make entries of the archive, and note those that are refused."""

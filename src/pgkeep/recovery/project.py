@@ -258,8 +258,11 @@ class Project(Forbearing):
 
     def _close_schema(self, connection: Connection, schema: str) -> None:
         for grant, by in supabase.grants(connection, [schema]):
-            if grant.kind == "SCHEMA" and by not in self._there.roles:
-                to = quote_identifier(grant.grantee) if grant.grantee else "PUBLIC"
+            # What its owner and everybody have by PostgreSQL itself stays: an archive tells of
+            # differences from that.
+            is_usual = grant.grantee in ("", "pg_database_owner", self._me)
+            if grant.kind == "SCHEMA" and by not in self._there.roles and not is_usual:
+                to = quote_identifier(grant.grantee)
                 self.attempt(
                     connection,
                     f"REVOKE {grant.privilege} ON SCHEMA {grant.target} FROM {to}",

@@ -23,7 +23,7 @@ from pgkeep.postgres.address import Address
 from pgkeep.postgres.archive import Archive, Entry, Selection, left_out_of, read_archive
 from pgkeep.postgres.dumping import dump_schema
 from pgkeep.postgres.session import Connection, connect, lost_since, server_major, translated
-from pgkeep.postgres.statements import DROP_PUBLIC, create_table_like, refresh
+from pgkeep.postgres.statements import DROP_PUBLIC, create_table_like
 from pgkeep.recovery import proof, target
 from pgkeep.recovery.fill import Filled, fill
 from pgkeep.recovery.journey import Journey
@@ -361,7 +361,7 @@ def _settle(run: Run, analyzed: frozenset[TableName]) -> None:
     """What has to wait until nothing is written any more; event triggers last of all."""
     run.reporter.report(StageBegan(SETTLING))
     for view in run.plan.matviews:
-        run.connection.execute(refresh(view).encode())
+        run.landing.refresh(run, view)
     if run.plan.whole and run.request.privileges:
         run.landing.set_database(run)
     there = existing(run.connection, "r")
