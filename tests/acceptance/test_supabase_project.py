@@ -106,6 +106,64 @@ def test_a_project_comes_back_in_a_newer_one(
     assert any("auth is at 20240427152123" in remark for remark in document["remarks"])
 
 
+ODD = """
+CREATE ROLE "odd-role" LOGIN BYPASSRLS;
+GRANT "odd-role" TO postgres;
+CREATE SCHEMA "My Schema";
+GRANT ALL ON SCHEMA "My Schema" TO "odd-role";
+CREATE TABLE "My Schema"."Tab ""le" ("Id" int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, v text,
+  g int GENERATED ALWAYS AS (length(v)) STORED);
+ALTER TABLE "My Schema"."Tab ""le" OWNER TO "odd-role";
+INSERT INTO "My Schema"."Tab ""le" (v) VALUES ('a'), ('b');
+CREATE TABLE extensions.mine (id int PRIMARY KEY);
+INSERT INTO extensions.mine VALUES (1);
+CREATE TABLE public.refs (o uuid REFERENCES storage.objects (id), u uuid REFERENCES auth.users);
+CREATE MATERIALIZED VIEW public.who AS SELECT email FROM auth.users;
+CREATE FUNCTION public.t() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+CREATE TRIGGER "my trigger" BEFORE UPDATE ON auth.users FOR EACH ROW EXECUTE FUNCTION public.t();
+CREATE POLICY "my pol icy" ON storage.objects FOR INSERT TO anon WITH CHECK (bucket_id = 'a''b');
+CREATE PUBLICATION whole FOR TABLES IN SCHEMA public;
+CREATE PUBLICATION "All" FOR ALL TABLES;
+SELECT vault.create_secret('same', 'n1');
+SELECT vault.create_secret('same', 'n2');
+SELECT vault.create_secret('same');
+SELECT pgmq.create('a-b');
+SELECT cron.schedule('odd '' job', '@daily', $$select 'a;b'$$);
+ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
+CREATE FUNCTION public.closed() RETURNS int LANGUAGE sql AS 'SELECT 1';
+CREATE TABLE public.forced (id int PRIMARY KEY);
+ALTER TABLE public.forced ENABLE ROW LEVEL SECURITY;
+ALTER TABLE public.forced FORCE ROW LEVEL SECURITY;
+REVOKE USAGE ON SCHEMA public FROM anon;
+ALTER ROLE postgres SET statement_timeout = '1min';
+SELECT lo_from_bytea(0, 'abc');
+"""
+
+
+def test_odd_things_come_back_too_and_a_second_time_is_refused(
+    workbench: Workbench, sample_project: ProjectServer, new_project: NewProject
+) -> None:
+    sample_project.run(ODD)
+    backed_up(workbench, sample_project)
+    before = state(sample_project)
+    target = new_project("older")
+    document = restored(workbench, target.url)
+    assert document["proven"] is True
+    assert document["refused"] == []
+    after = state(target)
+    assert {what: after[what] for what in before if after[what] != before[what]} == {}
+    for query in (
+        "SELECT proacl::text FROM pg_proc WHERE proname = 'closed'",
+        'SELECT * FROM "My Schema"."Tab ""le"',
+        "SELECT * FROM extensions.mine",
+        "SELECT count(*) FROM public.who",
+        "SELECT count(*) FROM pg_largeobject_metadata",
+    ):
+        assert target.ask(query) == sample_project.ask(query)
+    assert "[E041]" in restore(workbench, target.url, expect=1).err
+    assert state(target) == after
+
+
 def test_what_comes_back_goes_on_working(
     workbench: Workbench, sample_project: ProjectServer, new_project: NewProject
 ) -> None:
