@@ -135,8 +135,10 @@ class _Found:
 
 def _find(connection: Connection, hosting: Hosting | None) -> _Found:
     found = catalog.relations(connection)
-    kept = supabase.Kept(found, (), ()) if hosting is None else supabase.keep_of(hosting, found)
-    return _Found(kept, hosting)
+    if hosting is None:
+        return _Found(supabase.Kept(found, (), ()), None)
+    users = supabase.users_tables(connection, hosting)
+    return _Found(supabase.keep_of(hosting, found, users), hosting)
 
 
 def _locked_snapshot(connection: Connection) -> tuple[_Snapshot, _Found]:

@@ -80,7 +80,10 @@ def look_at_database(
 def _asked(facts: DatabaseFacts, connection: Connection, reads: int) -> DatabaseFacts:
     hosting = supabase.look(connection)
     found = catalog.relations(connection)
-    kept = supabase.keep_of(hosting, found).relations if hosting else found
+    kept = found
+    if hosting is not None:
+        users = supabase.users_tables(connection, hosting)
+        kept = supabase.keep_of(hosting, found, users).relations
     tables = [one for one in kept if one.holds_rows]
     lacking = tables_without_identity(connection)
     managed = hosting.schemas if hosting else ()

@@ -71,7 +71,7 @@ _SCHEMAS: LiteralString = """
                           AND d.objid = n.oid AND d.deptype = 'e')
             OR EXISTS (SELECT FROM pg_catalog.pg_extension e
                         WHERE e.extnamespace = n.oid
-                          AND e.extname IN ('pgmq', 'pg_cron', 'pg_net', 'supabase_vault')))
+                          AND e.extname IN ('pgmq', 'supabase_vault')))
      ORDER BY 1"""
 
 _TRIGGERS: LiteralString = """
@@ -148,6 +148,16 @@ _REFERRING_COLUMNS: LiteralString = """
       JOIN pg_catalog.pg_namespace v ON v.oid = s.relnamespace AND v.nspname = 'vault'
      WHERE k.contype = 'f' AND k.conparentid = 0 AND pg_catalog.cardinality(k.conkey) = 1
      ORDER BY 1, 2, 3"""
+
+_USERS_TABLES: LiteralString = """
+    SELECT n.nspname, c.relname
+      FROM pg_catalog.pg_class c
+      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      JOIN pg_catalog.pg_roles r ON r.oid = c.relowner
+     WHERE c.relkind IN ('r', 'p', 'f', 'm') AND n.nspname = ANY (%s) AND r.rolname <> ALL (%s)
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                        WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                          AND d.objid = c.oid AND d.deptype = 'e')"""
 
 _OWNED_SEQUENCES: LiteralString = """
     SELECT sn.nspname, s.relname, tn.nspname, t.relname
@@ -228,14 +238,22 @@ class Kept:
     """Tables of the platform's that this role may not even look at: not for pg_dump either."""
 
 
-def keep_of(hosting: Hosting, found: Iterable[Relation]) -> Kept:
+def users_tables(connection: Connection, hosting: Hosting) -> frozenset[TableName]:
+    """Tables that users have made in schemas of the platform's; those behind queues apart."""
+    schemas = [name for name in hosting.schemas if name != PGMQ]
+    rows = connection.execute(_USERS_TABLES, (schemas, list(hosting.roles))).fetchall()
+    return frozenset(TableName(schema, name) for schema, name in rows)
+
+
+def keep_of(hosting: Hosting, found: Iterable[Relation], users: Collection[TableName] = ()) -> Kept:
     """The relations whose rows are the user's: all outside of managed schemas, some within."""
     kept: list[Relation] = []
     left: dict[str, list[str]] = {}
     unreadable: list[TableName] = []
     for relation in found:
         name = relation.name
-        if name.schema not in hosting.schemas or _is_kept(hosting, relation):
+        is_users = name.schema not in hosting.schemas or name in users
+        if is_users or _is_kept(hosting, relation):
             kept.append(relation)
             continue
         if relation.kind in ("r", "p") and not relation.readable and not relation.condition:

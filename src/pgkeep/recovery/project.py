@@ -142,7 +142,7 @@ class Project(Forbearing):
                 self._tell_of_choice(choice)
         self._sequences = tuple(one for one in plan.sequences if self._is_managed(one.name))
         users = tuple(one for one in plan.sequences if not self._is_managed(one.name))
-        tables = tuple(self._fitted(plan.tables))
+        tables = tuple(self._fitted(plan))
         return replace(plan, tables=tables, sequences=users)
 
     def _tell_of_choice(self, choice: Choice) -> None:
@@ -154,10 +154,13 @@ class Project(Forbearing):
     def _is_managed(self, name: TableName) -> bool:
         return name.schema in self._source.schemas
 
-    def _fitted(self, tables: Iterable[TableRestore]) -> Iterator[TableRestore]:
-        """Managed tables by the columns that both have."""
-        for table in tables:
-            if not self._is_managed(table.name) or table.name.schema == supabase.PGMQ:
+    def _fitted(self, plan: RestorePlan) -> Iterator[TableRestore]:
+        """Managed tables by the columns that both have; those that are made are as they were."""
+        made = plan.selection.tables if plan.selection else frozenset()
+        for table in plan.tables:
+            is_made = (table.name.schema, table.name.name) in made
+            is_users = is_made or not self._is_managed(table.name)
+            if is_users or table.name.schema == supabase.PGMQ:
                 yield table
             elif fitted := self._fit(table):
                 yield fitted
