@@ -431,6 +431,11 @@ class FilesUnavailable(PgkeepError):
     code = "E095"
     usual_hint = "Look at the key and at the project's status; run the same command again."
 
+    def __init__(self, message: str, *, hint: str = "", is_final: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.is_final = is_final
+        """Whether another try would be answered the same: a wrong key, a plan, a size."""
+
 
 class FileGone(PgkeepError):
     """A file is not there, or not the one that the database lists."""

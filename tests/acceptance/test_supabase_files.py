@@ -12,6 +12,7 @@ import pytest
 from conftest import Workbench
 from pgkeep.errors import ConfigurationError
 from pgkeep.platforms.file_services import RestService
+from receivers import free_port
 from supabase_server import ProjectServer, Version
 from supabase_storage import KEY, Storage, supabase_storage
 
@@ -166,6 +167,28 @@ def test_a_file_that_was_replaced_since_the_snapshot_is_kept_as_it_is_now(
     assert "the newer one is kept" in told["file docs/large.bin as it was at the snapshot"]
     assert told["file avatars/user 1/bild ä.png"] == "it was removed meanwhile"
     assert in_folder(bench, "docs/large.bin") == {"docs/large.bin": some_bytes(5_000_000)}
+
+
+@pytest.mark.parametrize("wrong", ["key", "server"])
+def test_a_storage_that_gives_nothing_holds_nothing_up(
+    bench: Workbench, storage: Storage, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    """The database is kept all the same, as are files that have not changed."""
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    backed_up(bench)
+    for number in range(30):
+        storage.put("docs", f"new {number}", b"x" * (number + 1))
+    if wrong == "key":
+        monkeypatch.setenv("STORAGE_KEY", "wrong")
+    else:
+        text = bench.config.read_text()
+        bench.config.write_text(text.replace(storage.url, f"http://127.0.0.1:{free_port()}"))
+    storage.requests.clear()
+    document = backed_up(bench, expect=3)
+    assert document["files"]["files"] == 6
+    assert len(storage.requests) <= 16, "a wrong key is not tried again and again"
+    assert any("more files" in one["what"] for one in document["not_kept"])
+    assert "wrong" not in str(document["not_kept"])
 
 
 def test_files_go_into_another_project_with_their_owners(

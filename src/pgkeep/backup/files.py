@@ -28,6 +28,7 @@ from pgkeep.repository.objects import StreamWriter
 STAGE = "files"
 _SMALL_BYTES = 4 << 20
 _PACK_BYTES = 30 << 20  # so that a pack is one object
+_TRIED_IN_VAIN = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,10 @@ class _Work:
     read_bytes: int = 0
     read_files: int = 0
     open_pack: _Pack | None = None
+    in_a_row: int = 0
+    """How many files in a row the storage did not give, whatever it is that keeps it from that."""
+    silent: int = 0
+    """How many were not even asked for after so many."""
 
     def reuse(self) -> list[FileRow]:
         """Take over what has not changed; the rows of all others."""
@@ -164,8 +169,13 @@ class _Work:
         self, row: FileRow, read: Callable[[FileRow], bytes]
     ) -> tuple[FileRow, bytes] | None:
         """A file that is not the one of the snapshot is read as it is now, if it is there."""
+        if self.in_a_row >= _TRIED_IN_VAIN:
+            self.silent += 1
+            return None
         try:
-            return row, read(row)
+            found = row, read(row)
+            self.in_a_row = 0
+            return found
         except FileGone as first:
             now = self.request.look_again(row.bucket, row.name)
             if now is None or now.identity == row.identity:
@@ -173,6 +183,7 @@ class _Work:
                 self._miss(row, why)
                 return None
         except FilesUnavailable as exc:
+            self.in_a_row += 1
             self._miss(row, exc.message)
             return None
         try:
@@ -248,6 +259,10 @@ class _Work:
     def result(self) -> KeptFiles:
         """With the packs that are still needed, numbered anew."""
         used = sorted({one.pack for one in self.records})
+        if self.silent:
+            self.not_kept.append(
+                NotKept(f"{self.silent:,} more files", "the storage gave none of those before them")
+            )
         numbers = {old: new for new, old in enumerate(used)}
         records = sorted(
             (replace(one, pack=numbers[one.pack]) for one in self.records),

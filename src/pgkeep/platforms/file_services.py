@@ -102,8 +102,8 @@ class _Resuming:
         for attempt in range(_ATTEMPTS):
             try:
                 return ask()
-            except FilesUnavailable:
-                if attempt + 1 == _ATTEMPTS:
+            except FilesUnavailable as exc:
+                if exc.is_final or attempt + 1 == _ATTEMPTS:
                     raise
                 self._sleep(2.0**attempt)
         raise AssertionError
@@ -173,8 +173,11 @@ def _refusal(code: int, said: str, where: str, method: str) -> FileGone | FilesU
         402: "The project is over its quota, or paused.",
         413: "The file is larger than the project, or its bucket, allows: raise the limit first.",
     }
-    return FilesUnavailable(f"the storage answers {code} for {where}: {said[:200]}",
-                            hint=hints.get(code, ""))  # fmt: skip
+    return FilesUnavailable(
+        f"the storage answers {code} for {where}: {said[:200]}",
+        hint=hints.get(code, ""),
+        is_final=code in hints,
+    )
 
 
 def _in_blocks(answer: Any) -> Iterator[bytes]:
