@@ -400,3 +400,17 @@ def test_a_database_of_ones_own_moves_into_a_project(
     assert document["proven"] is True
     assert target.value("SELECT count(*) FROM public.notes") == 99
     assert target.value("SELECT has_table_privilege('anon', 'public.notes', 'SELECT')") is False
+    target.run("CREATE TABLE public.made_here (id int)")
+    assert target.value("SELECT has_table_privilege('anon', 'public.made_here', 'SELECT')")
+    assert target.value("SELECT has_schema_privilege('anon', 'public', 'USAGE')")
+
+
+def test_without_privileges_those_of_the_project_stay(
+    workbench: Workbench, sample_project: ProjectServer, new_project: NewProject
+) -> None:
+    backed_up(workbench, sample_project)
+    target = new_project("older")
+    before = target.ask(SAME_IN_BOTH["default privileges"])
+    restored(workbench, target.url, "--no-privileges")
+    assert target.ask(SAME_IN_BOTH["default privileges"]) == before
+    assert sorted(target.ask(USERS)) == sorted(sample_project.ask(USERS))

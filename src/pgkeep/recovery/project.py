@@ -223,13 +223,8 @@ class Project(Forbearing):
     def prepare(self, run: Run) -> RestorePlan:
         assert run.archive is not None
         assert self._is_there is not None
-        for statement in default_privileges.take_back(run.connection):
-            self.attempt(
-                run.connection, statement, "default privileges",
-                "New objects may be open to roles that the source does not open them to.",
-            )  # fmt: skip
-        for schema in changed_privileges(run.archive, self._is_there):
-            self._close_schema(run.connection, schema)
+        if run.request.privileges:
+            self._take_privileges_back(run, run.archive, self._is_there)
         self.make(run, schemas_to_make(run.archive, self._source, self._is_there))
         self._open_schemas(run)
         missing = self._make_extensions(run)
@@ -242,6 +237,32 @@ class Project(Forbearing):
                     "It is not in the target.",
                 )
         return replace(plan, before=tuple(entry for entry in plan.before if entry.kind != "SCHEMA"))
+
+    def _take_privileges_back(self, run: Run, archive: Archive, is_there: Archive) -> None:
+        """What would open objects to roles that the source does not open them to.
+
+        Schemas only for another project's sake: one that moves here shall be reached as any other.
+        """
+        for statement in default_privileges.take_back(run.connection):
+            self.attempt(
+                run.connection, statement, "default privileges",
+                "New objects may be open to roles that the source does not open them to.",
+            )  # fmt: skip
+        for schema in changed_privileges(archive, is_there) if self._is_from_a_project else ():
+            self._close_schema(run.connection, schema)
+
+    @property
+    def _is_from_a_project(self) -> bool:
+        return bool(self._source.schemas)
+
+    def _give_defaults_back(self, connection: Connection) -> None:
+        """A source that was no project has none of its own for this one's roles."""
+        for entry in self._is_there.entries if self._is_there else ():
+            if entry.kind == "DEFAULT ACL" and entry.owner == self._me:
+                self.attempt(
+                    connection, entry.definition, f"default privileges in {entry.namespace}",
+                    "New objects are not open to the project's API.",
+                )  # fmt: skip
 
     def _open_schemas(self, run: Run) -> None:
         """Only who may make something in a schema can be given it; taken back before privileges."""
@@ -413,6 +434,8 @@ class Project(Forbearing):
         if run.scope.schema:
             if run.request.privileges:
                 self._grant(connection)
+                if not self._is_from_a_project:
+                    self._give_defaults_back(connection)
             self._set_roles(connection)
             self._schedule_jobs(run)
             self._set_passwords(run)
