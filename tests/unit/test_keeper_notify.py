@@ -7,6 +7,7 @@ import hmac
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from traceback import format_exception
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from pgkeep.keeper.notify import (
     Mail,
     Slack,
     Webhook,
+    _without_parts_of,
     bounded,
     channels,
     messages_for,
@@ -304,3 +306,36 @@ def test_a_dead_mans_switch_hears_start_success_and_failure(receiver: Receiver) 
 
 def test_the_text_of_a_reminder_is_whole() -> None:
     assert plain_text(ALERT, NOW, is_over=True).startswith("What:\n  the newest backup")
+
+
+TOKEN = "T0ken-7f3a91c2"
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        f"/a b/{TOKEN}", f"/{TOKEN}/\n", f"/x?token={TOKEN}", f"/x#{TOKEN}", f"/%zz/{TOKEN}",
+        f":port{TOKEN}/", f":99999/{TOKEN}",
+    ],
+)  # fmt: skip
+def test_an_address_that_cannot_be_used_is_not_shown(receiver: Receiver, tail: str) -> None:
+    receiver.status = 404
+    base = receiver.url.rpartition(":")[0] if tail.startswith(":") else receiver.url
+    with pytest.raises(NotTold) as caught:
+        post(base + tail, b"", {})
+    assert TOKEN not in "".join(format_exception(caught.value))
+
+
+def test_a_login_in_an_address_is_not_shown() -> None:
+    with pytest.raises(NotTold) as caught:
+        post(f"http://user:{TOKEN}@127.0.0.1:1/", b"", {})
+    assert TOKEN not in "".join(format_exception(caught.value))
+    with pytest.raises(NotTold) as caught:
+        post(f"http://user:{TOKEN}@[127.0.0.1/", b"", {})
+    assert TOKEN not in "".join(format_exception(caught.value))
+
+
+def test_what_a_server_repeats_of_the_address_is_left_out() -> None:
+    url = f"https://h/services/{TOKEN}/x?key=Key-T0ken%2B1"
+    said = f"no service /services/{TOKEN}/x with Key-T0ken+1 or Key-T0ken%2B1 here"
+    assert _without_parts_of(url, said) == "no service /…/…/x with … or … here"

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import importlib
 import json
+import re
 import secrets
 import smtplib
 import socket
@@ -21,7 +22,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from email.utils import formatdate
+from http.client import HTTPException
 from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
 
 from pgkeep.config import MailConfig, NotifyConfig, Secret, WebhookConfig, resolve
 from pgkeep.errors import ConfigurationError, NotTold, PgkeepError
@@ -247,20 +250,34 @@ def post(url: str, body: bytes, headers: Mapping[str, str]) -> None:
     """POST; `NotTold` unless the answer is a 2xx. The URL may be secret: no error shows it."""
     if not url.startswith(("https://", "http://")):
         raise ConfigurationError("an address to tell people at is no http(s) URL")
-    request = urllib.request.Request(url, body, dict(headers), method="POST")  # noqa: S310
-    request.add_header("User-Agent", "pgkeep")
-    host = request.host
+    host = "an address to tell people at"
     try:
+        host = urlsplit(url).hostname or host
+        request = urllib.request.Request(url, body, dict(headers), method="POST")  # noqa: S310
+        request.add_header("User-Agent", "pgkeep")
         with _OPENER.open(request, timeout=_TIMEOUT_SECONDS) as answer:
             answer.read(1024)
     except urllib.error.HTTPError as exc:
         with exc:
             said = ""
-            with suppress(OSError):
-                said = exc.read(200).decode(errors="replace").strip()
+            with suppress(OSError, HTTPException):
+                said = _without_parts_of(url, exc.read(200).decode(errors="replace").strip())
         raise NotTold(f"{host} answered {exc.code} {said}".strip()) from None
-    except (OSError, ValueError) as exc:
+    except urllib.error.URLError as exc:
         raise NotTold(f"{host} does not answer: {_reason(exc)}") from None
+    except TimeoutError:
+        raise NotTold(f"{host} does not answer in time") from None
+    except (OSError, ValueError, HTTPException) as exc:  # texts of which quote the URL
+        raise NotTold(f"{host} cannot be told: {type(exc).__name__}") from None
+
+
+def _without_parts_of(url: str, text: str) -> str:
+    """A server may repeat what it was asked for, and a token is often a part of that."""
+    parts = (part for part in re.split(r"[/?&=#:@]", url.partition("://")[2]) if len(part) > 5)
+    for part in sorted(parts, key=len, reverse=True):
+        for form in (part, unquote(part)):
+            text = text.replace(form, "…")
+    return text
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

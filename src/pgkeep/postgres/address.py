@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from pgkeep.errors import ConfigurationError, TransactionPooler
+from pgkeep.errors import ConfigurationError, TransactionPooler, UnknownHost
 from pgkeep.model import quote_identifier
 from pgkeep.networks import Resolve, Rule, is_this_machine
 from pgkeep.postgres.memory_files import memory_file
@@ -123,11 +123,18 @@ class Address:
         found: list[tuple[str, str, str]] = []
         for at, host in enumerate(hosts):
             port = ports[at] if at < len(ports) else ports[-1]
-            if host.startswith(("/", "@")):
-                return self  # a socket of this machine
             named = given[at] if at < len(given) and given[at] else host
-            found += [(host, one, port) for one in rule.check(named, what, resolve=resolve)]
-        if not found:
+            if named.startswith(("/", "@")):  # a socket of this machine
+                found.append((host, "", port))
+                continue
+            within = rule.check(named, what, resolve=resolve)
+            if not within:  # a second look-up, which nobody checks, could give one
+                raise UnknownHost(
+                    f"host {named!r} is not known",
+                    hint="Check the spelling of the host in the URL.",
+                )
+            found += [(host, one, port) for one in within]
+        if not any(one for _, one, _ in found):
             return self
         names, addresses, at_ports = (",".join(parts) for parts in zip(*found, strict=True))
         pinned = {"host": names, "hostaddr": addresses, "port": at_ports}
@@ -135,8 +142,14 @@ class Address:
 
     @property
     def needs_tls(self) -> bool:
-        """Whether programs without TLS are useless for this address."""
-        return self.parameters.get("sslmode", "prefer") in ("require", "verify-ca", "verify-full")
+        """Whether programs without TLS must not be used for this address.
+
+        One that merely prefers TLS would do without, and send what it sends in the clear.
+        """
+        mode = self.parameters.get("sslmode", "prefer")
+        return mode not in ("disable", "allow", "prefer") or (
+            mode != "disable" and not self.is_local
+        )
 
     @property
     def conninfo(self) -> str:
@@ -226,7 +239,7 @@ def client_access(address: Address) -> Iterator[ClientAccess]:
     password = parameters.pop("password", None)
     service = "".join(f"{key}={value}\n" for key, value in parameters.items())
     with memory_file(f"[pgkeep]\n{service}".encode()) as (service_path, service_fds):
-        environment = _environment(service_path)
+        environment = {**program_environment(), "PGSERVICEFILE": service_path}
         if password is None:
             yield ClientAccess(environment, service_fds)
             return
@@ -237,9 +250,28 @@ def client_access(address: Address) -> Iterator[ClientAccess]:
             yield ClientAccess(environment, (*service_fds, *password_fds))
 
 
-def _environment(service_path: str) -> dict[str, str]:
-    """Our own environment, with what would steer psql and pg_dump from outside taken out."""
-    unwanted = {"PGSERVICE", "PGSYSCONFDIR", "PGOPTIONS", "PGTZ", "PGDATESTYLE", "PGCLIENTENCODING",
-                "PGHOSTADDR", "PSQLRC", "PAGER", "PSQL_PAGER"}  # fmt: skip
-    environment = {key: value for key, value in os.environ.items() if key not in unwanted}
-    return {**environment, "PGSERVICEFILE": service_path, "PGCLIENTENCODING": "UTF8", "LC_ALL": "C"}
+# What the programs need of our environment, in which also secrets are that are none of theirs.
+_KEPT = frozenset(
+    {"HOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "OPENSSL_CONF", "PATH", "SSL_CERT_DIR",
+     "SSL_CERT_FILE", "TMPDIR", "TZ", "USER", "LOGNAME",
+     "KRB5CCNAME", "KRB5_CONFIG", "KRB5_CLIENT_KTNAME", "KRB5_KTNAME"}
+)  # fmt: skip
+# Of libpq's own, what would steer psql and pg_dump from outside.
+_UNWANTED = frozenset(
+    {"PGSERVICE", "PGSYSCONFDIR", "PGOPTIONS", "PGTZ", "PGDATESTYLE", "PGCLIENTENCODING",
+     "PGHOSTADDR"}
+)  # fmt: skip
+
+
+def program_environment() -> dict[str, str]:
+    """Of our own environment what has to do with libpq or with running at all."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _KEPT or (_is_of_libpq(name) and name not in _UNWANTED)
+    }
+    return {**kept, "PGCLIENTENCODING": "UTF8", "LC_ALL": "C"}
+
+
+def _is_of_libpq(name: str) -> bool:
+    return name.startswith("PG") and not name.startswith("PGKEEP")

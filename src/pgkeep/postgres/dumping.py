@@ -17,7 +17,7 @@ from pgkeep.errors import (
     TableChanged,
 )
 from pgkeep.model import TableName
-from pgkeep.postgres.address import Address, client_access
+from pgkeep.postgres.address import Address, client_access, program_environment
 from pgkeep.postgres.memory_files import memory_file
 from pgkeep.postgres.programs import Programs
 from pgkeep.postgres.session import connection_error
@@ -255,7 +255,7 @@ def _ended(
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=environment,
+        env=program_environment() if environment is None else environment,
         pass_fds=pass_fds,
         start_new_session=True,  # Ctrl-C is for us; we end it
     ) as process:
