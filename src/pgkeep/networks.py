@@ -42,7 +42,7 @@ class Rule:
     def check(self, host: str, what: str, *, resolve: Resolve | None = None) -> tuple[str, ...]:
         """The addresses of a host, all of them within; `NetworkRefused` if one is not.
 
-        A host that cannot be resolved gives none: connecting will say why.
+        A host that cannot be resolved gives none.
         """
         addresses = tuple((resolve or addresses_of)(host))
         outside = [one for one in addresses if not self.allows(one)]

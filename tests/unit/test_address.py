@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pgkeep.errors import ConfigurationError, TransactionPooler
-from pgkeep.postgres.address import Address, client_access
+from pgkeep.postgres.address import Address, client_access, program_environment
 
 SECRET = "hunter2"
 
@@ -135,7 +135,7 @@ def test_who_answers_outside_of_this_machine_must_prove_who_they_are(url: str, l
 @pytest.mark.parametrize(
     ("mode", "needs_tls"),
     [
-        ("disable", False), ("allow", False), ("prefer", False),
+        ("disable", False), ("allow", True), ("prefer", True),
         ("require", True), ("verify-ca", True), ("verify-full", True),
     ],
 )  # fmt: skip
@@ -143,6 +143,8 @@ def test_a_mode_that_is_given_counts(mode: str, needs_tls: bool) -> None:
     address = Address.parse(f"postgresql://db.example.com/d?sslmode={mode}")
     assert address.parameters["sslmode"] == mode
     assert address.needs_tls is needs_tls
+    local = Address.parse(f"postgresql://localhost/d?sslmode={mode}")
+    assert local.needs_tls is (mode in ("require", "verify-ca", "verify-full"))
 
 
 def test_a_transaction_pooler_is_refused_by_its_port() -> None:
@@ -239,3 +241,16 @@ def test_what_would_steer_the_programs_from_outside_is_taken_out(
     assert environment["LC_ALL"] == "C"
     assert environment["PATH"] == os.environ["PATH"]
     assert os.environ["PGPASSWORD"] == "outside"
+
+
+def test_a_child_gets_no_variable_that_is_none_of_its_business(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("SHOP_DATABASE_URL", "PGKEEP_PASSPHRASE", "AWS_SECRET_ACCESS_KEY", "HOOK"):
+        monkeypatch.setenv(name, SECRET)
+    monkeypatch.setenv("PGSSLCERT", "/mine.crt")
+    monkeypatch.setenv("SSL_CERT_FILE", "/roots.pem")
+    for environment in (files(Address({"host": "h"}))[2], program_environment()):
+        assert SECRET not in environment.values()
+        assert environment["PGSSLCERT"] == "/mine.crt"
+        assert environment["SSL_CERT_FILE"] == "/roots.pem"

@@ -8,7 +8,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
-from pgkeep.errors import ConfigurationError, NetworkRefused
+from pgkeep.errors import ConfigurationError, NetworkRefused, UnknownHost
 from pgkeep.networks import Rule, is_this_machine
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.trust import SUPABASE_ROOTS, roots_for
@@ -74,11 +74,26 @@ def test_an_address_beside_the_name_is_what_counts() -> None:
         )
 
 
-@pytest.mark.parametrize(
-    "url", ["postgresql:///shop?host=/run/postgresql", "postgresql://unknown/x"]
-)
-def test_a_socket_and_an_unknown_name_are_left(url: str) -> None:
-    assert "hostaddr" not in pinned(url).parameters
+def test_a_socket_is_left() -> None:
+    assert "hostaddr" not in pinned("postgresql:///shop?host=/run/postgresql").parameters
+
+
+def test_a_socket_takes_no_other_host_along() -> None:
+    """libpq goes on with the next host where a socket does not answer."""
+    for host in ("/run/postgresql,outside", "outside,/run", "/run,half"):
+        with pytest.raises(NetworkRefused):
+            pinned(f"host={host} dbname=shop")
+    parameters = pinned("host=/run,both.vpn,/tmp port=1,2,3").parameters
+    assert parameters["host"] == "/run,both.vpn,both.vpn,/tmp"
+    assert parameters["hostaddr"] == ",10.8.1.2,fd00::5,"
+    assert parameters["port"] == "1,2,2,3"
+
+
+def test_an_unknown_name_is_not_left_to_a_second_look_up() -> None:
+    """Whoever answers for the name could say nothing first, and then an address outside."""
+    for url in ("postgresql://unknown/x", "postgresql://db.vpn,unknown/x"):
+        with pytest.raises(UnknownHost, match="'unknown'"):
+            pinned(url)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from pgkeep.errors import ConfigurationError, TransactionPooler
+from pgkeep.errors import ConfigurationError, TransactionPooler, UnknownHost
 from pgkeep.model import quote_identifier
 from pgkeep.networks import Resolve, Rule, is_this_machine
 from pgkeep.postgres.memory_files import memory_file
@@ -123,11 +123,18 @@ class Address:
         found: list[tuple[str, str, str]] = []
         for at, host in enumerate(hosts):
             port = ports[at] if at < len(ports) else ports[-1]
-            if host.startswith(("/", "@")):
-                return self  # a socket of this machine
             named = given[at] if at < len(given) and given[at] else host
-            found += [(host, one, port) for one in rule.check(named, what, resolve=resolve)]
-        if not found:
+            if named.startswith(("/", "@")):  # a socket of this machine
+                found.append((host, "", port))
+                continue
+            within = rule.check(named, what, resolve=resolve)
+            if not within:  # a second look-up, which nobody checks, could give one
+                raise UnknownHost(
+                    f"host {named!r} is not known",
+                    hint="Check the spelling of the host in the URL.",
+                )
+            found += [(host, one, port) for one in within]
+        if not any(one for _, one, _ in found):
             return self
         names, addresses, at_ports = (",".join(parts) for parts in zip(*found, strict=True))
         pinned = {"host": names, "hostaddr": addresses, "port": at_ports}
@@ -135,8 +142,14 @@ class Address:
 
     @property
     def needs_tls(self) -> bool:
-        """Whether programs without TLS are useless for this address."""
-        return self.parameters.get("sslmode", "prefer") in ("require", "verify-ca", "verify-full")
+        """Whether programs without TLS must not be used for this address.
+
+        One that merely prefers TLS would do without, and send what it sends in the clear.
+        """
+        mode = self.parameters.get("sslmode", "prefer")
+        return mode not in ("disable", "allow", "prefer") or (
+            mode != "disable" and not self.is_local
+        )
 
     @property
     def conninfo(self) -> str:

@@ -394,6 +394,7 @@ class _OwnDirectory:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 cwd="/",
+                env=_environment(),
                 start_new_session=True,
             )
             path.mkdir(mode=0o700)
