@@ -201,7 +201,7 @@ def test_a_backup_killed_at_every_step_leaves_whole_backups_and_the_next_succeed
     workbench.init(source)
     workbench.pgkeep("backup", "shop")
     whole, kills = 1, 0
-    mark = f"PGKEEP_TEST_{secrets.token_hex(8)}"
+    mark = f"PGTEST_{secrets.token_hex(8)}"
     workbench.monkeypatch.setenv(mark, "1")
     with killer(workbench, "backup", "shop") as die_at:
         for step in range(1, 200):
@@ -233,7 +233,7 @@ def test_kill_while_rows_are_read_leaves_no_session_and_no_program(
     source = new_database()
     load_statements(source, WIDE)
     workbench.init(source)
-    mark = f"PGKEEP_TEST_{secrets.token_hex(8)}"
+    mark = f"PGTEST_{secrets.token_hex(8)}"
     workbench.monkeypatch.setenv(mark, "1")
     process = start(workbench, "backup", "shop", code=SLOW_READS + MAIN)
     wait_until(lambda: bool(copying(source)), "rows are read")
@@ -495,7 +495,7 @@ def test_no_secret_and_no_row_is_in_arguments_environments_output_or_files(
         text.replace('{ env = "SHOP_DATABASE_URL" }', f'{{ file = "{kept / "source"}" }}')
     )
     workbench.monkeypatch.delenv("SHOP_DATABASE_URL")
-    mark = f"PGKEEP_TEST_{secrets.token_hex(8)}"
+    mark = f"PGTEST_{secrets.token_hex(8)}"
     workbench.monkeypatch.setenv(mark, "1")
     outcomes = []
     identity = workbench.identity.read_bytes().split()[-1]
