@@ -597,3 +597,5 @@ class Segment:
     plain_bytes: int
     body_bytes: int
     body_sha256: str
+    catalog: str = ""
+    """A digest of what tables looked like, where no event trigger tells of changes."""
