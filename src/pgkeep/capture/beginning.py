@@ -11,7 +11,7 @@ from hashlib import sha256
 
 import psycopg
 
-from pgkeep.capture import setup
+from pgkeep.capture import drift, setup
 from pgkeep.capture.capture import (
     Capture,
     CaptureRequest,
@@ -101,7 +101,7 @@ def begin_capture(request: CaptureRequest, reporter: Reporter) -> Iterator[Begun
         request.copies.make_equal()
         names = request.copies.names()
         tip = _continued(request, connection, found.slot, names)
-        is_altered = tip is not None and tip.catalog != source.catalog
+        is_altered = tip is not None and source.catalog not in ("", tip.catalog)
         tip = None if is_altered else tip
         is_new = tip is None
         if tip is None:
@@ -240,7 +240,7 @@ def _new_chain(
         plain_bytes=0,
         body_bytes=0,
         body_sha256="",
-        catalog=catalog_digest,
+        catalog=catalog_digest or drift.digest(connection),
     )
     stored = store_segment(request, first, b"")
     reporter.report(

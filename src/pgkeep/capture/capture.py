@@ -89,7 +89,7 @@ class Capture:
         self._alive = alive
         self._sequences = SequenceWatch(lambda: _sequence_values(connection))
         self._source = source
-        self._catalog = CatalogWatch(connection)
+        self._catalog = CatalogWatch(connection, "" if source.catalog else tip.catalog)
         self._kept_at = time.monotonic()
         self._read_until = tip.end
 
@@ -190,6 +190,10 @@ class Capture:
 
     def _keep(self, stretch: Stretch, covered: datetime) -> None:
         """Seal, sign and store a stretch; it is the tip then."""
+        catalog_digest = self._source.catalog
+        if not catalog_digest:
+            watch = self._catalog
+            catalog_digest = watch.settle() if stretch.schema_changes else watch.settled
         self._number += 1  # also if it fails: no number is used twice
         head = replace(
             self._tip,
@@ -206,7 +210,7 @@ class Capture:
             changes=stretch.changes,
             schema_changes=stretch.schema_changes,
             barriers=stretch.barriers,
-            catalog=self._source.catalog,
+            catalog=catalog_digest,
         )
         self._tip = store_segment(self._request, head, bytes(stretch.body))
         self._kept_at = time.monotonic()
