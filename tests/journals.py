@@ -64,8 +64,12 @@ class TestJournal:
 
 
 @contextmanager
-def captured(workbench: Workbench, url: str, slot: str) -> Iterator[TestJournal]:
+def captured(
+    workbench: Workbench, url: str, slot: str, *, capturing: str = ""
+) -> Iterator[TestJournal]:
     """A journal of the database into the workbench's repository, for as long as the block runs.
+
+    `capturing` is the address of the role that captures, if another one than the tests' own.
 
     Nothing of it is left in the database or holds the server's WAL afterwards.
     """
@@ -73,7 +77,7 @@ def captured(workbench: Workbench, url: str, slot: str) -> Iterator[TestJournal]
     copies = JournalCopies("shop", {"local": lambda: _open(store)})
     request = CaptureRequest(
         database="shop",
-        address=Address.parse(url),
+        address=Address.parse(capturing or url),
         slot=slot,
         copies=copies,
         recipients=config.load(workbench.config).encryption.recipients,

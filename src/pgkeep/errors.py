@@ -342,6 +342,13 @@ class ReplayFailed(PgkeepError):
     usual_hint = "Restore to an earlier moment, or from another backup, and report this."
 
 
+class SchemaChangedUnseen(SlotLost):
+    """Tables were altered, and nothing tells which of the captured rows came before that."""
+
+    code = "E075"
+    usual_hint = "The journal begins anew with a backup; what lies between is a gap."
+
+
 # --- the keeper -----------------------------------------------------------------------------
 
 

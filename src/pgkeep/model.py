@@ -597,3 +597,6 @@ class Segment:
     plain_bytes: int
     body_bytes: int
     body_sha256: str
+    catalog: str = ""
+    """A digest of definitions, for what nothing tells of: of tables, where there are no event
+    triggers; of all that a schema has, where there are. Empty if it was not looked at."""

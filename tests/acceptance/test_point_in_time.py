@@ -67,7 +67,12 @@ class History:
 
 @pytest.fixture
 def history(
-    workbench: Workbench, servers: Callable[[int], ScratchServer], major: int, seed: int
+    workbench: Workbench,
+    servers: Callable[[int], ScratchServer],
+    major: int,
+    seed: int,
+    *,
+    few_rights: bool,
 ) -> Iterator[History]:
     server = servers(major)
     with databases(server, "pitr_source", "pitr_target") as (source, target):
@@ -75,8 +80,18 @@ def history(
         workload = Workload(source, random.Random(seed))
         with closing(workload):
             workload.prepare()
-            with captured(workbench, source, "pitr") as journal:
+            capturing = as_few(server, source) if few_rights else source
+            with captured(workbench, source, "pitr", capturing=capturing) as journal:
                 yield History(server, workbench, source, target, journal, workload, [])
+
+
+def as_few(server: ScratchServer, url: str) -> str:
+    """The database for a role that may read everything, and nothing else but use slots."""
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        if not connection.execute("SELECT FROM pg_roles WHERE rolname = 'few'").fetchall():
+            connection.execute("CREATE ROLE few LOGIN REPLICATION PASSWORD 'few'")
+            connection.execute("GRANT pg_read_all_data TO few")
+    return url.replace(f"postgres:{server.password}@", "few:few@")
 
 
 def assert_as_it_was(url: str, commit: Commit, *, sequences: bool = True) -> None:
@@ -154,7 +169,15 @@ def replay_looking(history: History, backup: str, chosen: set[int]) -> int:
 
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("seed", [SEED])
-@pytest.mark.parametrize(("major", "transactions"), [(17, TRANSACTIONS), (18, TRANSACTIONS // 2)])
+@pytest.mark.parametrize(
+    ("major", "transactions", "few_rights"),
+    [
+        (17, TRANSACTIONS, False),
+        (18, TRANSACTIONS // 2, False),
+        (17, TRANSACTIONS // 2, True),
+        (18, TRANSACTIONS // 2, True),
+    ],
+)
 def test_every_moment_comes_back_as_it_was(history: History, transactions: int, seed: int) -> None:
     """Several backups, some with transactions open; from each to many moments, at random."""
     sys.stderr.write(f"PGKEEP_TEST_SEED={seed}\n")

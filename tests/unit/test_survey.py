@@ -7,13 +7,14 @@ import struct
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 
 import pytest
 
 from pgkeep.model import Lsn, Segment, SnapshotPoint
 from pgkeep.recovery.moment import AtEnd, AtLsn, AtTime, AtTransaction, Moment
 from pgkeep.recovery.survey import Survey, survey
-from pgkeep.repository.journal import Frame, FrameKind
+from pgkeep.repository.journal import Frame, FrameKind, head_digest
 
 NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
 EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
@@ -154,3 +155,17 @@ def test_the_clock_of_what_was_read_counts() -> None:
     early = replace(HEAD, covered=second(5))
     point = SnapshotPoint(NOON, "17", "1", 1, "0/0", "10:10:")
     assert survey([(early, iter(()))], point, AtTime(second(9))).covered == second(5)
+
+
+def test_a_head_without_a_digest_of_tables_is_the_same_as_before_there_was_one() -> None:
+    """The next segment refers to it by its bytes."""
+    old = (
+        b'{"format":1,"database":"shop","chain":"aaaaaaaaaaaaaaaa","sequence":1,"previous":"",'
+        b'"start":"0/0","end":"0/2710","begins_whole":true,"ends_whole":true,'
+        b'"covered":"2026-01-15T13:00:00Z","first_commit":null,"last_commit":null,'
+        b'"transactions":0,"changes":0,"schema_changes":0,"barriers":0,"host":"here",'
+        b'"tool":"pgkeep","server_version":"17","system_identifier":"1","timeline":1,'
+        b'"epoch":"e","plain_bytes":0,"body_bytes":0,"body_sha256":""}\n'
+    )
+    assert head_digest(HEAD) == sha256(old).hexdigest()
+    assert head_digest(replace(HEAD, catalog="a" * 32)) != head_digest(HEAD)

@@ -7,16 +7,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC
+from hashlib import sha256
 
 import psycopg
 
-from pgkeep.capture import setup
+from pgkeep.capture import drift, setup
 from pgkeep.capture.capture import (
     Capture,
     CaptureRequest,
     give_up_beyond_the_limit,
     store_segment,
 )
+from pgkeep.capture.sources import Decoded, Published, Source
 from pgkeep.capture.watchdog import watched
 from pgkeep.errors import (
     CaptureImpossible,
@@ -63,6 +65,8 @@ class Begun:
     """Whether nothing before this can be continued: the next backup is the first to do so."""
     without_identity: tuple[TableName, ...]
     """Tables whose updates and deletes cannot be captured."""
+    is_less_exact: bool = False
+    """Whether no event trigger tells when the schema changes."""
 
 
 def look(request: CaptureRequest) -> setup.Setup:
@@ -88,24 +92,47 @@ def begin_capture(request: CaptureRequest, reporter: Reporter) -> Iterator[Begun
         found = setup.look(connection, slot)
         if found.slot is not None:  # before anything that may fail: who fails holds back WAL
             _refuse_what_cannot_be_continued(request, slot, found, found.slot)
-        setup.make_ready(connection, found)
-        left = setup.put_in_step(connection).left
+        left: tuple[str, ...] = ()
+        if not found.is_less_exact:
+            setup.make_ready(connection, found)
+            left = setup.put_in_step(connection).left
+        # Before anything is read: a look has to see the catalog as it was before the changes.
+        source = _source(request, connection, slot, found)
         request.copies.make_equal()
         names = request.copies.names()
         tip = _continued(request, connection, found.slot, names)
+        is_altered = tip is not None and source.catalog not in ("", tip.catalog)
+        tip = None if is_altered else tip
         is_new = tip is None
         if tip is None:
-            tip = _new_chain(request, connection, slot, reporter)
+            tip = _new_chain(request, connection, slot, found.plugin, source.catalog, reporter)
         elif found.slot is not None and found.slot.confirmed < tip.end:
             slot.advance(tip.end)  # it was kept, and then we were killed
+        if is_altered:
+            source.notice()
         if left:
             setup.notice(connection, left)  # what is changed in them until later will be missing
         numbers = [name.sequence for name in names if name.chain == tip.chain]
         number = max(numbers, default=tip.sequence)
         patience = max(_PATIENCE_SECONDS, request.slot_limit_bytes / _SLOWEST_BYTES_PER_SECOND)
         with watched(connection, patience) as watchdog:
-            capture = Capture(request, connection, slot, tip, number, watchdog.alive)
-            yield Begun(capture, is_new, setup.tables_without_identity(connection))
+            capture = Capture(request, connection, slot, source, tip, number, watchdog.alive)
+            unkeyed = setup.tables_without_identity(connection, found.plugin)
+            yield Begun(capture, is_new, unkeyed, found.is_less_exact)
+
+
+def _source(
+    request: CaptureRequest, connection: Connection, slot: Slot, found: setup.Setup
+) -> Source:
+    if not found.is_less_exact:
+        return Published(connection, slot)
+    return Decoded(connection, slot, _secret(request))
+
+
+def _secret(request: CaptureRequest) -> bytes:
+    """What only this host knows, and finds again: nothing in the database keeps it."""
+    text = f"pgkeep: messages of capture in slot {request.slot}".encode()
+    return sha256(request.keys.signing_key().sign(text)).digest()[:16]
 
 
 def _guard_session(connection: Connection) -> None:
@@ -170,14 +197,22 @@ def _continued(
 
 
 def _new_chain(
-    request: CaptureRequest, connection: Connection, slot: Slot, reporter: Reporter
+    request: CaptureRequest,
+    connection: Connection,
+    slot: Slot,
+    plugin: str,
+    catalog_digest: str,
+    reporter: Reporter,
 ) -> Segment:
     """A slot, if there is none that can be used, and an empty first segment where it begins."""
     state = slot.state()
     if state is not None and state.lost:
         slot.drop()
         state = None
-    start = state.confirmed if state is not None else _new_slot(connection, slot, reporter)
+    if state is None:
+        start = _new_slot(connection, slot, plugin, reporter)
+    else:
+        start = _beyond(slot, state) if catalog_digest else state.confirmed
     identity = server_identity(connection)
     first = Segment(
         format=FORMAT,
@@ -205,6 +240,7 @@ def _new_chain(
         plain_bytes=0,
         body_bytes=0,
         body_sha256="",
+        catalog=catalog_digest or drift.digest(connection),
     )
     stored = store_segment(request, first, b"")
     reporter.report(
@@ -216,7 +252,14 @@ def _new_chain(
     return stored
 
 
-def _new_slot(connection: Connection, slot: Slot, reporter: Reporter) -> Lsn:
+def _beyond(slot: Slot, state: SlotState) -> Lsn:
+    """Leave out what may be from before tables were altered: the next backup has it."""
+    slot.advance(max(slot.position().lsn, state.confirmed))
+    now = slot.state()
+    return now.confirmed if now is not None else state.confirmed
+
+
+def _new_slot(connection: Connection, slot: Slot, plugin: str, reporter: Reporter) -> Lsn:
     """Wait as long as it takes, and say for whom."""
     row = connection.execute(
         "SELECT count(*), min(since) FROM ("
@@ -234,6 +277,13 @@ def _new_slot(connection: Connection, slot: Slot, reporter: Reporter) -> Lsn:
             )
         )
     connection.execute(lock_timeout_statement(0).encode())
-    start = slot.create()
+    try:
+        start = slot.create(plugin)
+    except psycopg.errors.UndefinedFile as exc:
+        raise CaptureImpossible(
+            f"this role may not make event triggers, and the server has no {plugin}",
+            hint="Let a superuser run what pgkeep capture --dry-run shows, or install PostgreSQL's"
+            " contrib modules on the server.",
+        ) from exc
     connection.execute(lock_timeout_statement(_LOCK_TIMEOUT_SECONDS).encode())
     return start

@@ -17,9 +17,9 @@ from pathlib import Path
 import psycopg
 
 from pgkeep import __version__
-from pgkeep.capture import setup
 from pgkeep.capture.drift import CatalogWatch
 from pgkeep.capture.segments import SequenceWatch, Stretch, pack
+from pgkeep.capture.sources import Source
 from pgkeep.errors import SlotLost
 from pgkeep.model import Segment, SequenceValue
 from pgkeep.postgres import catalog
@@ -76,6 +76,7 @@ class Capture:
         request: CaptureRequest,
         connection: Connection,
         slot: Slot,
+        source: Source,
         tip: Segment,
         number: int,
         alive: Callable[[], None],
@@ -87,9 +88,8 @@ class Capture:
         self._number = number
         self._alive = alive
         self._sequences = SequenceWatch(lambda: _sequence_values(connection))
-        self._publications = setup.publications(connection)
-        self._prefix = setup.own_prefix(connection)
-        self._catalog = CatalogWatch(connection)
+        self._source = source
+        self._catalog = CatalogWatch(connection, "" if source.catalog else tip.catalog)
         self._kept_at = time.monotonic()
         self._read_until = tip.end
 
@@ -109,7 +109,7 @@ class Capture:
         before, number = self._tip, self._number
         # Without new WAL there is nothing to read, and the server need not begin to decode.
         got = _Got() if self._read_until >= position.lsn else self._keep_all(position)
-        if not got.messages and self._is_time_for_a_heartbeat():
+        if not got.messages and not got.is_limited and self._is_time_for_a_heartbeat():
             self._checked_state()  # nothing may also be what somebody else has left
             self._keep(Stretch(end=position.lsn), position.at)
         if self._tip is not before:
@@ -127,7 +127,7 @@ class Capture:
             behind=self._slot.now() - covered,
             retained_bytes=state.retained_bytes,
             limit_bytes=state.limit_bytes,
-            is_more=got.is_limited,
+            is_more=got.is_limited and self._tip is not before,
         )
 
     def look_after(self) -> tuple[str, ...]:
@@ -135,19 +135,15 @@ class Capture:
         for changes that those have not told of. The tables that were not published as they should
         have been: the journal says so too.
         """
-        found = setup.look(self._connection, self._slot)
-        setup.make_ready(self._connection, found)
-        found_now = setup.put_in_step(self._connection)
-        if found_now.repaired or found_now.left:
-            setup.notice(self._connection, (*found_now.repaired, *found_now.left))
+        repaired = self._source.look_after()
         self._catalog.look()
-        return found_now.repaired
+        return repaired
 
     def _tell_of_drift(self, got: _Got, position: Position) -> None:
         if got.schema_changes:
             self._catalog.schema_changed()
         if self._catalog.unexplained(self._tip.end if got.is_limited else position.lsn):
-            setup.notice(self._connection, ())
+            self._source.notice()
 
     def _is_time_for_a_heartbeat(self) -> bool:
         return time.monotonic() - self._kept_at >= self._request.heartbeat.total_seconds()
@@ -162,21 +158,20 @@ class Capture:
         if state.confirmed > self._tip.end:
             raise self._slot.moved(self._tip.end, state.confirmed)
         give_up_beyond_the_limit(self._slot, state, self._request.slot_limit_bytes)
-        if setup.publications(self._connection) != self._publications:
-            self._slot.drop()  # from version 18 on it passes over what is not published
-            raise SlotLost("a publication was dropped or altered: changes may not be in the slot")
+        self._source.check()
         return state
 
     def _keep_all(self, position: Position) -> _Got:
         """Keep everything that a look gives, stretch by stretch, in bounded memory."""
         got = _Got()
         waiting: Stretch | None = None
-        messages = self._slot.peek(_MESSAGES_AT_ONCE, since=self._tip.end)
-        for stretch in pack(got.counted(messages, self._alive), self._prefix):
+        messages = self._source.messages(_MESSAGES_AT_ONCE, since=self._tip.end, until=position.lsn)
+        for stretch in pack(got.counted(messages, self._alive), self._source.prefix):
             if waiting is not None:
                 self._keep(waiting, waiting.last_commit or self._tip.covered)
             got.add(stretch)
             waiting = stretch
+        got.is_limited = self._source.left_more
         if waiting is not None:
             self._keep_last(waiting, position, is_limited=got.is_limited)
         return got
@@ -195,6 +190,10 @@ class Capture:
 
     def _keep(self, stretch: Stretch, covered: datetime) -> None:
         """Seal, sign and store a stretch; it is the tip then."""
+        catalog_digest = self._source.catalog
+        if not catalog_digest:
+            watch = self._catalog
+            catalog_digest = watch.settle() if stretch.schema_changes else watch.settled
         self._number += 1  # also if it fails: no number is used twice
         head = replace(
             self._tip,
@@ -211,6 +210,7 @@ class Capture:
             changes=stretch.changes,
             schema_changes=stretch.schema_changes,
             barriers=stretch.barriers,
+            catalog=catalog_digest,
         )
         self._tip = store_segment(self._request, head, bytes(stretch.body))
         self._kept_at = time.monotonic()
@@ -235,6 +235,8 @@ class _Got:
     transactions: int = 0
     changes: int = 0
     schema_changes: int = 0
+    is_limited: bool = False
+    """Whether there may be more that had committed by then."""
 
     def counted(
         self, messages: Iterable[RawMessage], alive: Callable[[], None]
@@ -249,11 +251,6 @@ class _Got:
         self.transactions += stretch.transactions
         self.changes += stretch.changes
         self.schema_changes += stretch.schema_changes
-
-    @property
-    def is_limited(self) -> bool:
-        """Whether the server may have stopped since it was enough."""
-        return self.messages >= _MESSAGES_AT_ONCE
 
 
 def store_segment(request: CaptureRequest, head: Segment, plain: bytes) -> Segment:

@@ -47,6 +47,14 @@ WITHOUT_IDENTITY = f"""
                                     WHERE pubname = '{ROWS}')))
      ORDER BY 1, 2"""
 
+# The same where nothing has to be published.
+UNKEYED = f"""
+    SELECT n.nspname, c.relname
+      FROM pg_catalog.pg_class c
+      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+     WHERE {_KEPT} AND NOT {HAS_IDENTITY}
+     ORDER BY 1, 2"""
+
 CREATE_SCHEMA = f"CREATE SCHEMA {SCHEMA}"
 COMMENT_SCHEMA = (
     f"COMMENT ON SCHEMA {SCHEMA} IS"

@@ -11,9 +11,11 @@ import psycopg
 from pgkeep.capture import definitions
 from pgkeep.errors import CaptureImpossible
 from pgkeep.model import TableName
+from pgkeep.postgres.decoded_text import PLUGIN
 from pgkeep.postgres.session import Connection
 from pgkeep.postgres.slot import Slot, SlotState
 
+PUBLISHING = "pgoutput"
 PUBLICATIONS = (definitions.ROWS, *definitions.CHANGES)
 
 
@@ -25,6 +27,14 @@ class Setup:
     slot: SlotState | None
     without_identity: tuple[TableName, ...]
     """Tables whose updates and deletes cannot be captured."""
+    plugin: str = PUBLISHING
+    """How the slot tells of changes: by publications, or, where the role may not make them and
+    event triggers, without."""
+
+    @property
+    def is_less_exact(self) -> bool:
+        """Whether no event trigger tells when the schema changes."""
+        return self.plugin != PUBLISHING
 
     @property
     def publishes(self) -> bool:
@@ -37,9 +47,43 @@ class Setup:
 
 
 def look(connection: Connection, slot: Slot) -> Setup:
-    """What has to be done. `CaptureImpossible` where it cannot be."""
+    """What has to be done. `CaptureImpossible` where it cannot be.
+
+    A slot that is there goes on as it began. Else it is tried, and taken back, whether the role may
+    make publications for all tables and event triggers: platforms lend that right to some.
+    """
     _check_server(connection)
-    return Setup(tuple(_missing(connection)), slot.state(), tables_without_identity(connection))
+    state = slot.state()
+    if state is None or state.plugin == PUBLISHING:
+        statements = tuple(_missing(connection))
+        if state is not None or not statements or _may_make(connection, statements):
+            return Setup(statements, state, tables_without_identity(connection))
+    _check_encoding(connection)
+    return Setup((), state, tables_without_identity(connection, PLUGIN), PLUGIN)
+
+
+def _may_make(connection: Connection, statements: Sequence[str]) -> bool:
+    try:
+        with connection.transaction(force_rollback=True):
+            connection.execute("SET LOCAL lock_timeout = '500ms'")
+            for statement in statements:
+                if statement != definitions.IN_STEP:
+                    connection.execute(statement.encode())
+    except psycopg.errors.InsufficientPrivilege:
+        return False
+    return True
+
+
+def _check_encoding(connection: Connection) -> None:
+    """The text of a line has names in it, in the server's encoding."""
+    row = connection.execute("SELECT pg_catalog.current_setting('server_encoding')").fetchone()
+    encoding = row[0] if row else ""
+    if encoding not in ("UTF8", "SQL_ASCII"):
+        raise CaptureImpossible(
+            f"this role may not make event triggers, and the database's encoding is {encoding!r}",
+            hint="Without event triggers only a database in UTF8 can be captured: let a superuser"
+            " run what pgkeep capture --dry-run shows.",
+        )
 
 
 def make_ready(connection: Connection, setup: Setup) -> None:
@@ -109,9 +153,12 @@ def publications(connection: Connection) -> frozenset[tuple[str, str]]:
     return frozenset((name, version) for name, version in rows)
 
 
-def tables_without_identity(connection: Connection) -> tuple[TableName, ...]:
+def tables_without_identity(
+    connection: Connection, plugin: str = PUBLISHING
+) -> tuple[TableName, ...]:
     """Tables whose updates and deletes cannot be captured."""
-    rows = connection.execute(definitions.WITHOUT_IDENTITY.encode()).fetchall()
+    query = definitions.WITHOUT_IDENTITY if plugin == PUBLISHING else definitions.UNKEYED
+    rows = connection.execute(query.encode()).fetchall()
     return tuple(TableName(schema, name) for schema, name in rows)
 
 

@@ -211,6 +211,13 @@ def _of_the_rights(facts: DatabaseFacts, found: Probe) -> Iterator[Finding]:
             Severity.WARNING, facts.about, f"role {rights.role!r} has not REPLICATION, so changes"
             " cannot be captured", f"ALTER ROLE {rights.role} REPLICATION, or capture = false.",
         )  # fmt: skip
+    elif facts.captures and not rights.superuser and facts.hosting is None:
+        yield Finding(
+            Severity.NOTE, facts.about,
+            f"role {rights.role!r} is no superuser: unless it may make event triggers all the same,"
+            " changes are captured without, and a gap is left where a table is altered",
+            "pgkeep capture --dry-run tries it, and says which way it will be.",
+        )  # fmt: skip
     if facts.hosting is not None and not rights.reads_all:
         yield Finding(
             Severity.WARNING, facts.about, f"role {rights.role!r} is no member of pg_read_all_data:"

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import cast
+from typing import TypeVar, cast
 
 import psycopg
 
@@ -23,6 +23,7 @@ from pgkeep.postgres.statements import literal
 _SIGNATURE = b"PGCOPY\n\xff\r\n\0"
 _HEADER_BYTES = len(_SIGNATURE) + 8
 _ROW = struct.Struct(">hiQiIiQi")
+_END = struct.Struct(">iQi")
 _NO_MORE = b"\xff\xff"
 
 # A position at the beginning of a page of WAL lies behind the page's header, or before it.
@@ -51,6 +52,7 @@ class SlotState:
     """What may still be written before the server gives it up; None: no limit."""
     lost: bool
     active_pid: int | None
+    plugin: str = "pgoutput"
 
     @property
     def limit_bytes(self) -> int | None:
@@ -65,6 +67,20 @@ class RawMessage:
     lsn: int
     xid: int
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RawLine:
+    """A line of `test_decoding`. Of a BEGIN, also where its transaction ends, and that line."""
+
+    lsn: int
+    xid: int
+    data: bytes
+    end_lsn: int = 0
+    end: bytes = b""
+
+
+Row = TypeVar("Row")
 
 
 class Slot:
@@ -114,25 +130,25 @@ class Slot:
         row = self._connection.execute(
             "SELECT confirmed_flush_lsn::text,"
             "       pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), restart_lsn)::int8,"
-            "       safe_wal_size, wal_status, active_pid"
+            "       safe_wal_size, wal_status, active_pid, plugin"
             "  FROM pg_catalog.pg_replication_slots"
             " WHERE slot_name = %s AND database = pg_catalog.current_database()",
             (self.name,),
         ).fetchone()
         if row is None:
             return None
-        confirmed, retained, safe, status, pid = row
+        confirmed, retained, safe, status, pid, plugin = row
         lost = status == "lost" or confirmed is None or retained is None
-        return SlotState(Lsn.parse(confirmed or "0/0"), retained or 0, safe, lost, pid)
+        return SlotState(Lsn.parse(confirmed or "0/0"), retained or 0, safe, lost, pid, plugin)
 
-    def create(self) -> Lsn:
+    def create(self, plugin: str = "pgoutput") -> Lsn:
         """Make it; from the returned position on it gives everything.
 
         Waits for all transactions that have written something to end.
         """
         row = self._connection.execute(
-            "SELECT lsn::text FROM pg_catalog.pg_create_logical_replication_slot(%s, 'pgoutput')",
-            (self.name,),
+            "SELECT lsn::text FROM pg_catalog.pg_create_logical_replication_slot(%s, %s)",
+            (self.name, plugin),
         ).fetchone()
         assert row is not None
         return Lsn.parse(row[0])
@@ -162,12 +178,43 @@ class Slot:
             f" 'true', 'publication_names', {literal(_list(self._publications))}))"
             " TO STDOUT (FORMAT binary)"
         )
+        for confirmed, message in self._copied(query, _rows):
+            if confirmed > since:
+                raise self.moved(since, Lsn(confirmed))
+            yield message
+
+    def peek_text(self, up_to_changes: int, *, since: Lsn) -> Iterator[RawLine]:
+        """As `peek`, of a slot with `test_decoding`, which needs no publication.
+
+        That tells only at its end when a transaction committed. So the server, which has gathered
+        all lines anyway, looks there for each beginning.
+        """
+        query = (
+            "COPY (WITH got AS MATERIALIZED (SELECT lsn, xid, data,"
+            " pg_catalog.row_number() OVER () AS n FROM"
+            f" pg_catalog.pg_logical_slot_peek_binary_changes({literal(self.name)}, NULL,"
+            f" {up_to_changes}, 'include-xids', 'on', 'include-timestamp', 'on')),"
+            " slot AS MATERIALIZED (SELECT (SELECT confirmed_flush_lsn"
+            f" FROM pg_catalog.pg_replication_slots WHERE slot_name = {literal(self.name)})"
+            " AS confirmed FROM (SELECT count(*) FROM got) counted),"
+            " ends AS MATERIALIZED (SELECT xid, lsn, data FROM got"
+            "  WHERE pg_catalog.substr(data, 1, 7) = 'COMMIT ')"
+            " SELECT g.lsn, g.xid, COALESCE(s.confirmed, 'FFFFFFFF/FFFFFFFF'), g.data,"
+            " COALESCE(e.lsn, '0/0'), COALESCE(e.data, '') FROM got g CROSS JOIN slot s"
+            " LEFT JOIN ends e ON e.xid = g.xid AND pg_catalog.substr(g.data, 1, 6) = 'BEGIN '"
+            " ORDER BY g.n) TO STDOUT (FORMAT binary)"
+        )
+        for confirmed, line in self._copied(query, _lines):
+            if confirmed > since:
+                raise self.moved(since, Lsn(confirmed))
+            yield line
+
+    def _copied(
+        self, query: str, rows: Callable[[psycopg.Copy], Iterator[tuple[int, Row]]]
+    ) -> Iterator[tuple[int, Row]]:
         try:
             with self._connection.cursor() as cursor, cursor.copy(query.encode()) as copy:
-                for confirmed, message in _rows(copy):
-                    if confirmed > since:
-                        raise self.moved(since, Lsn(confirmed))
-                    yield message
+                yield from rows(copy)
         except psycopg.errors.UndefinedObject as exc:
             self.drop()  # without its publication it cannot be read past this, ever
             raise self._unreadable(exc) from exc
@@ -201,14 +248,28 @@ def _before_page_header(lsn: Lsn) -> Lsn:
 
 def _rows(copy: Iterator[bytes] | psycopg.Copy) -> Iterator[tuple[int, RawMessage]]:
     """Rows (pg_lsn, xid, pg_lsn, bytea) out of COPY's binary format; one piece is one row."""
+    for data in _pieces(copy):
+        _, _, lsn, _, xid, _, confirmed, _ = _ROW.unpack_from(data)
+        yield confirmed, RawMessage(lsn, xid, data[_ROW.size :])
+
+
+def _lines(copy: Iterator[bytes] | psycopg.Copy) -> Iterator[tuple[int, RawLine]]:
+    """The same, and behind it the end of the transaction (pg_lsn, bytea)."""
+    for data in _pieces(copy):
+        _, _, lsn, _, xid, _, confirmed, size = _ROW.unpack_from(data)
+        at = _ROW.size + size
+        _, end_lsn, _ = _END.unpack_from(data, at)
+        text = data[_ROW.size : at]
+        yield confirmed, RawLine(lsn, xid, text, end_lsn, data[at + _END.size :])
+
+
+def _pieces(copy: Iterator[bytes] | psycopg.Copy) -> Iterator[bytes]:
     for piece in copy:
         data = bytes(piece)
         if data.startswith(_SIGNATURE):
             data = data[_HEADER_BYTES:]
-        if not data or data == _NO_MORE:
-            continue
-        _, _, lsn, _, xid, _, confirmed, _ = _ROW.unpack_from(data)
-        yield confirmed, RawMessage(lsn, xid, data[_ROW.size :])
+        if data and data != _NO_MORE:
+            yield data
 
 
 def _list(publications: Sequence[str]) -> str:

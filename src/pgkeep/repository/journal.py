@@ -192,7 +192,8 @@ def head_digest(head: Segment) -> str:
 
 
 def _dump_head(head: Segment) -> bytes:
-    return _HEAD.dump_json(head) + b"\n"
+    # What a head does not have, one that was written before there was such a thing lacks as well.
+    return _HEAD.dump_json(head, exclude_defaults=True) + b"\n"
 
 
 def seal_segment(

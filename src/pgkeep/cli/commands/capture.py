@@ -27,6 +27,12 @@ from pgkeep.model import Kind, Tier
 _SETTLE_SECONDS = 3.0
 _AGAIN_SECONDS = 30.0
 
+_LESS_EXACT = (
+    "this role may not make event triggers and publications for all tables: changes are read with"
+    " test_decoding. When a table is altered, what can be restored exactly ends at the look before,"
+    " and goes on with a new backup"
+)
+
 
 @click.command("capture")
 @click.argument("database")
@@ -40,8 +46,9 @@ def capture_command(
 ) -> ExitCode:
     """Keep every change of DATABASE in the journal, in every repository, until interrupted.
 
-    Needs a role that may read replication slots and make publications for all tables and event
-    triggers (a superuser, or `postgres` on Supabase).
+    Needs a role that may read replication slots. If it may make publications for all tables and
+    event triggers as well (a superuser, or `postgres` on Supabase), schema changes are captured the
+    moment they commit; if not, they are noticed at the next look.
     """
     refuse_together(once, take_away, "--once and --remove")
     settings = context.config.capture
@@ -120,9 +127,11 @@ def _show_setup(context: Context, request: CaptureRequest, setup: Setup) -> None
     for statement in setup.statements:
         err.print(f"  {escape(statement.strip())};", style="dim")
     if setup.slot is None or setup.slot.lost:
-        err.print(f"  a replication slot {escape(request.slot)!r} (pgoutput)", style="dim")
+        err.print(f"  a replication slot {escape(request.slot)!r} ({setup.plugin})", style="dim")
     if setup.is_complete:
         err.print("  everything is there", style="dim")
+    if setup.is_less_exact:
+        err.print(f"[yellow]![/] {_LESS_EXACT}")
     for name in setup.without_identity:
         err.print(
             f"[yellow]![/] table {escape(str(name))} has no primary key: its inserts are captured,"
@@ -137,6 +146,8 @@ def _setup_document(request: CaptureRequest, setup: Setup) -> dict[str, object]:
         "complete": setup.is_complete,
         "statements": [statement.strip() for statement in setup.statements],
         "slot": request.slot,
+        "plugin": setup.plugin,
+        "less_exact": setup.is_less_exact,
         "makes_slot": setup.slot is None or setup.slot.lost,
         "without_identity": [str(name) for name in setup.without_identity],
     }
