@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 _PATIENCE_SECONDS = 120
+_AGAIN_SECONDS = 15
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -38,10 +40,26 @@ class Terminal:
     def type(self, line: str) -> None:
         os.write(self.handle, line.encode() + b"\n")
 
+    def interrupted(self) -> int:
+        """The exit code after Ctrl-C.
+
+        Pressed again after a while if need be: Python does not see one that comes just before it
+        begins to read, until something else comes.
+        """
+        for _ in range(_PATIENCE_SECONDS // _AGAIN_SECONDS):
+            os.killpg(self.process.pid, signal.SIGINT)
+            again = time.monotonic() + _AGAIN_SECONDS
+            while self._read() and time.monotonic() < again:
+                pass
+            if time.monotonic() < again:
+                break
+        return self.end()
+
     def end(self) -> int:
         """The exit code."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
         while self._read():
-            pass
+            assert time.monotonic() < deadline, f"it does not end: {self.shown}"
         return self.process.wait(_PATIENCE_SECONDS)
 
     def _read(self) -> bool:

@@ -12,6 +12,7 @@ import pytest
 from conftest import Workbench
 from pgkeep.errors import ConfigurationError
 from pgkeep.platforms.file_services import RestService
+from second_factors import Person
 from supabase_server import ProjectServer, Version
 from supabase_storage import KEY, Storage, supabase_storage
 
@@ -284,3 +285,16 @@ def test_a_folder_that_holds_something_is_left(bench: Workbench, storage: Storag
     outcome = bench.pgkeep("files", "shop", "--to-folder", str(folder), expect=2)
     assert "is not empty" in outcome.err
     assert [one.name for one in folder.iterdir()] == ["mine"]
+
+
+def test_files_leave_only_with_a_second_factor_where_one_is_enrolled(
+    bench: Workbench, storage: Storage
+) -> None:
+    backed_up(bench)
+    person = Person(bench)
+    person.enroll_app()
+    arguments = ("files", "shop", "--to-folder", str(bench.folder / "out"))
+    assert "[E090] export files of 'shop'" in person.run(*arguments, expect=1).err
+    assert not (bench.folder / "out").exists()
+    person.run("files", "shop")
+    person.run(*arguments, code=person.code())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest
 from comparison import load_statements
 from conftest import Workbench
 from failures import SMALL_SHOP, told
+from pgkeep.repository.factors import Factor, FactorKind, dump
+from pgkeep.sealing import SigningKey, allowed_signers
 from second_factors import Person
 
 NewDatabase = Callable[[], str]
@@ -42,7 +45,7 @@ def decisions(workbench: Workbench) -> list[dict[str, Any]]:
     return [one for one in document if one["what"] == "second factor"]
 
 
-def dump(workbench: Workbench) -> tuple[str, ...]:
+def dump_of(workbench: Workbench) -> tuple[str, ...]:
     return ("export", "shop", "-o", str(workbench.folder / "dump.sql"))
 
 
@@ -52,15 +55,15 @@ def dump(workbench: Workbench) -> tuple[str, ...]:
 def test_an_export_needs_a_code_and_each_code_is_good_once(
     workbench: Workbench, person: Person
 ) -> None:
-    error = told(person.run(*dump(workbench), expect=1), "E090")
+    error = told(person.run(*dump_of(workbench), expect=1), "E090")
     assert error.message == "export of 'shop' needs a second factor, and none was given"
     assert "PGKEEP_CODE" in error.hint
     assert not (workbench.folder / "dump.sql").exists()
     code = person.code()
-    person.run(*dump(workbench), code=code)
-    error = told(person.run(*dump(workbench), expect=1, code=code), "E091")
+    person.run(*dump_of(workbench), code=code)
+    error = told(person.run(*dump_of(workbench), expect=1, code=code), "E091")
     assert error.message == "this code was used already"
-    person.run(*dump(workbench), code=person.code())
+    person.run(*dump_of(workbench), code=person.code())
     states = [(one["state"], one["details"]["action"]) for one in decisions(workbench)]
     assert states == [
         ("enrolled", "enroll a factor"), ("refused", "export"), ("granted", "export"),
@@ -75,10 +78,10 @@ def test_a_code_may_come_from_a_file_or_a_command(workbench: Workbench, person: 
     path = workbench.folder / "code"
     path.write_text(person.code())
     path.chmod(0o600)
-    person.run(*dump(workbench), code=f"file:{path}")
+    person.run(*dump_of(workbench), code=f"file:{path}")
     path.write_text(person.code())
-    person.run(*dump(workbench), code=f"command:cat '{path}'")
-    told(person.run(*dump(workbench), expect=2, code="file:/nowhere"), "E002", exit_code=2)
+    person.run(*dump_of(workbench), code=f"command:cat '{path}'")
+    told(person.run(*dump_of(workbench), expect=2, code="file:/nowhere"), "E002", exit_code=2)
 
 
 def test_wrong_codes_lock_it_and_a_recovery_code_still_opens(
@@ -88,30 +91,30 @@ def test_wrong_codes_lock_it_and_a_recovery_code_still_opens(
     codes = person.enroll_app()
     assert len(codes) == 10
     for _ in range(5):
-        told(person.run(*dump(workbench), expect=1, code=person.wrong_code()), "E091")
-    error = told(person.run(*dump(workbench), expect=1, code="000000"), "E091")
+        told(person.run(*dump_of(workbench), expect=1, code=person.wrong_code()), "E091")
+    error = told(person.run(*dump_of(workbench), expect=1, code="000000"), "E091")
     assert error.message.startswith("after 5 wrong codes")
     assert "no code is looked at before" in workbench.pgkeep("factor", "list", expect=3).out
-    person.run(*dump(workbench), code=codes[3].upper().replace("-", " "))
-    error = told(person.run(*dump(workbench), expect=1, code=codes[3]), "E091")
+    person.run(*dump_of(workbench), code=codes[3].upper().replace("-", " "))
+    error = told(person.run(*dump_of(workbench), expect=1, code=codes[3]), "E091")
     assert error.message == "this recovery code was used already"
     assert "9 of 10 left" in workbench.pgkeep("factor", "list").out
-    told(person.run(*dump(workbench), expect=1, code="no code at all"), "E091")
+    told(person.run(*dump_of(workbench), expect=1, code="no code at all"), "E091")
 
 
 def test_a_lock_out_holds_over_restarts_and_grows(workbench: Workbench, person: Person) -> None:
     for _ in range(5):
-        person.run(*dump(workbench), expect=1, code=person.wrong_code())
-    error = told(person.run(*dump(workbench), expect=1, code="000000"), "E091")
+        person.run(*dump_of(workbench), expect=1, code=person.wrong_code())
+    error = told(person.run(*dump_of(workbench), expect=1, code="000000"), "E091")
     assert error.message.startswith("after 5 wrong codes none is looked at before")
     person.wait(seconds=61)
-    person.run(*dump(workbench), expect=1, code=person.wrong_code())
+    person.run(*dump_of(workbench), expect=1, code=person.wrong_code())
     person.wait(minutes=2)
-    error = told(person.run(*dump(workbench), expect=1, code="000000"), "E091")
+    error = told(person.run(*dump_of(workbench), expect=1, code="000000"), "E091")
     assert error.message.startswith("after 6 wrong codes")
     person.wait(minutes=4)
-    person.run(*dump(workbench), code=person.code())
-    error = told(person.run(*dump(workbench), expect=1, code=person.wrong_code()), "E091")
+    person.run(*dump_of(workbench), code=person.code())
+    error = told(person.run(*dump_of(workbench), expect=1, code=person.wrong_code()), "E091")
     assert error.message == "this code is wrong; 4 more, and none is looked at for a while"
 
 
@@ -121,7 +124,7 @@ def test_a_lock_out_holds_over_restarts_and_grows(workbench: Workbench, person: 
 def test_a_signature_approves_one_action_once(workbench: Workbench, shop: str) -> None:
     person = Person(workbench)
     person.enroll_key()
-    error = told(person.run(*dump(workbench), expect=1), "E090")
+    error = told(person.run(*dump_of(workbench), expect=1), "E090")
     assert "ssh-keygen -Y sign -n pgkeep-approve" in error.hint
     (challenge,) = person.challenges()
     assert (challenge["action"], challenge["database"]) == ("export", "shop")
@@ -130,23 +133,23 @@ def test_a_signature_approves_one_action_once(workbench: Workbench, shop: str) -
     other = ("export", "shop", "-o", str(workbench.folder / "other.sql"))
     error = told(person.run(*other, expect=1, approval=signature), "E092")
     assert error.message.startswith("the approval is for another action: output")
-    less = (*dump(workbench), "--schema-only")
+    less = (*dump_of(workbench), "--schema-only")
     error = told(person.run(*less, expect=1, approval=signature), "E092")
     assert error.message == "the approval is for another action: schema only '', not 'yes'"
-    person.run(*dump(workbench), approval=signature)
+    person.run(*dump_of(workbench), approval=signature)
     again = workbench.folder / "again.sig"
     again.write_bytes(kept)
-    error = told(person.run(*dump(workbench), expect=1, approval=str(again)), "E092")
+    error = told(person.run(*dump_of(workbench), expect=1, approval=str(again)), "E092")
     assert error.message.endswith("was used already")
 
 
 def test_an_approval_ends(workbench: Workbench, shop: str) -> None:
     person = Person(workbench)
     person.enroll_key()
-    person.run(*dump(workbench), expect=1)
+    person.run(*dump_of(workbench), expect=1)
     signature = person.sign(person.challenges()[0])
     person.wait(minutes=31)
-    error = told(person.run(*dump(workbench), expect=1, approval=signature), "E092")
+    error = told(person.run(*dump_of(workbench), expect=1, approval=signature), "E092")
     assert error.message.startswith("the approval was good until")
 
 
@@ -155,27 +158,27 @@ def test_a_signature_by_a_stranger_or_of_another_text_is_refused(
 ) -> None:
     person = Person(workbench)
     person.enroll_key()
-    person.run(*dump(workbench), expect=1)
+    person.run(*dump_of(workbench), expect=1)
     stranger = Person(workbench)
     signature = stranger.sign(person.challenges()[0])
-    error = told(person.run(*dump(workbench), expect=1, approval=signature), "E092")
+    error = told(person.run(*dump_of(workbench), expect=1, approval=signature), "E092")
     assert "which is not enrolled" in error.message
     Path(signature).write_bytes(person.device.sign(b"something else"))
-    error = told(person.run(*dump(workbench), expect=1, approval=signature), "E092")
+    error = told(person.run(*dump_of(workbench), expect=1, approval=signature), "E092")
     assert "approves nothing" in error.message
     Path(signature).write_bytes(b"nothing")
-    told(person.run(*dump(workbench), expect=1, approval=signature), "E092")
-    told(person.run(*dump(workbench), expect=1, approval="/nowhere.sig"), "E092")
+    told(person.run(*dump_of(workbench), expect=1, approval=signature), "E092")
+    told(person.run(*dump_of(workbench), expect=1, approval="/nowhere.sig"), "E092")
 
 
 def test_a_device_whose_count_goes_back_is_a_copy(workbench: Workbench, shop: str) -> None:
     person = Person(workbench)
     person.device.counter = 7
     person.enroll_key()
-    person.run(*dump(workbench), expect=1)
+    person.run(*dump_of(workbench), expect=1)
     person.device.counter = 7
     signature = person.sign(person.challenges()[0])
-    error = told(person.run(*dump(workbench), expect=1, approval=signature), "E092")
+    error = told(person.run(*dump_of(workbench), expect=1, approval=signature), "E092")
     assert "counts 7 signatures, and it had counted 7 before" in error.message
 
 
@@ -186,8 +189,8 @@ def test_an_emptied_state_folder_finds_it_in_the_repository(
     workbench: Workbench, person: Person
 ) -> None:
     shutil.rmtree(workbench.state / "factors")
-    told(person.run(*dump(workbench), expect=1), "E090")
-    person.run(*dump(workbench), code=person.code())
+    told(person.run(*dump_of(workbench), expect=1), "E090")
+    person.run(*dump_of(workbench), code=person.code())
     assert list((workbench.state / "factors").glob("*.enrolled")), "they are put back"
 
 
@@ -197,9 +200,9 @@ def test_a_fresh_machine_asks_too_and_checks_with_the_operators_key(
     text = workbench.config.read_text()
     elsewhere = workbench.folder / "elsewhere"
     workbench.config.write_text(text.replace(str(workbench.state), str(elsewhere)))
-    told(person.run(*dump(workbench), expect=1), "E090")
-    told(person.run(*dump(workbench), expect=1, code=person.wrong_code()), "E091")
-    person.run(*dump(workbench), code=person.code())
+    told(person.run(*dump_of(workbench), expect=1), "E090")
+    told(person.run(*dump_of(workbench), expect=1, code=person.wrong_code()), "E091")
+    person.run(*dump_of(workbench), code=person.code())
     assert not (elsewhere / "index.key").exists()
 
 
@@ -207,7 +210,7 @@ def test_a_repository_that_lost_the_record_changes_nothing(
     workbench: Workbench, person: Person
 ) -> None:
     shutil.rmtree(workbench.repository / "factors")
-    told(person.run(*dump(workbench), expect=1), "E090")
+    told(person.run(*dump_of(workbench), expect=1), "E090")
     workbench.pgkeep("backup", "shop")
     assert list((workbench.repository / "factors").glob("*.enrolled")), "it is put back"
 
@@ -222,21 +225,21 @@ def test_a_record_that_was_tampered_with_still_asks(
         path.write_bytes(data.replace(b'"phone"', b'"mine!"') if harm is None else harm)
         if harm is None and b'"phone"' not in data:
             path.unlink()
-    error = told(person.run(*dump(workbench), expect=1, code=person.code()), "E091")
+    error = told(person.run(*dump_of(workbench), expect=1, code=person.code()), "E091")
     assert "no authenticator app is enrolled" in error.message
-    error = told(person.run(*dump(workbench), expect=1), "E090")
+    error = told(person.run(*dump_of(workbench), expect=1), "E090")
     assert "cannot be believed here" in error.message
     assert workbench.pgkeep("factor", "list", expect=3).err.count("cannot be believed") >= 1
 
 
 def test_the_memory_of_codes_cannot_simply_be_removed(workbench: Workbench, person: Person) -> None:
     (workbench.state / "factors" / "guard.json").unlink()
-    error = told(person.run(*dump(workbench), expect=1, code=person.code()), "E091")
+    error = told(person.run(*dump_of(workbench), expect=1, code=person.code()), "E091")
     assert error.message.startswith("after 5 wrong codes none is looked at before")
     person.wait(minutes=2)
-    person.run(*dump(workbench), code=person.code())
+    person.run(*dump_of(workbench), code=person.code())
     (workbench.state / "factors" / "guard.json").write_text("{}")
-    told(person.run(*dump(workbench), expect=1, code=person.code()), "E091")
+    told(person.run(*dump_of(workbench), expect=1, code=person.code()), "E091")
 
 
 def test_nothing_readable_of_a_secret_is_kept_anywhere(
@@ -251,6 +254,24 @@ def test_nothing_readable_of_a_secret_is_kept_anywhere(
                 assert path.stat().st_mode & 0o077 == 0, path
 
 
+def test_the_factor_of_another_host_is_told_and_asked_for_where_it_matters(
+    workbench: Workbench, shop: str
+) -> None:
+    stranger = SigningKey.generate()
+    factor = Factor("f" * 16, "theirs", FactorKind.SSH, datetime.now(UTC), "elsewhere")
+    name, data = dump(factor, stranger)
+    (workbench.repository / "factors").mkdir()
+    (workbench.repository / "factors" / name).write_bytes(data)
+    with (workbench.repository / "keys" / "allowed_signers").open("a") as signers:
+        signers.write(allowed_signers([stranger.public]))
+    told_of = "a second factor of another host is not asked for here"
+    assert told_of in workbench.pgkeep(*dump_of(workbench)).err
+    assert "of another host, not asked for here" in workbench.pgkeep("factor", "list").out
+    error = told(workbench.pgkeep("reseal", expect=1), "E090")
+    assert "cannot be believed here" in error.message
+    assert "trusted_signers" in error.hint
+
+
 # --- the gates ------------------------------------------------------------------------------
 
 
@@ -261,7 +282,7 @@ def test_a_restore_into_an_empty_database_asks_nobody(
     person.run("restore", "shop", "--target", target)
     arguments = ("restore", "shop", "--target", target, "--table", "notes", "--into-schema", "old")
     error = told(person.run(*arguments, expect=1), "E090")
-    assert error.message.startswith("restore into a database that is not empty of 'shop'")
+    assert error.message == "restore of 'shop' needs a second factor, and none was given"
     person.run(*arguments, code=person.code())
     with psycopg.connect(target) as connection:
         assert connection.execute("SELECT count(*) FROM old.notes").fetchone() == (500,)
@@ -366,7 +387,7 @@ def test_what_runs_unattended_asks_nobody(workbench: Workbench, person: Person) 
 def test_nothing_changes_where_none_is_enrolled(
     workbench: Workbench, shop: str, new_database: NewDatabase
 ) -> None:
-    workbench.pgkeep(*dump(workbench))
+    workbench.pgkeep(*dump_of(workbench))
     target = new_database()
     workbench.pgkeep("restore", "shop", "--target", target)
     workbench.pgkeep("restore", "shop", "--target", target, "--table", "notes",
@@ -391,6 +412,9 @@ def test_another_factor_needs_one_that_is_there(workbench: Workbench, person: Pe
     names = [line.split()[0] for line in workbench.pgkeep("factor", "list").out.splitlines()]
     assert sorted(names) == ["phone", "recovery-codes", "token"]
     told(person.run(*arguments, expect=2), "E001", exit_code=2)
+    again = ("factor", "enroll", "again", "--ssh-key", str(key))
+    error = told(person.run(*again, expect=2), "E001", exit_code=2)
+    assert error.message == "this key is enrolled already, as 'token'"
 
 
 def test_a_factor_counts_only_once_it_was_proven(workbench: Workbench, shop: str) -> None:
@@ -400,7 +424,7 @@ def test_a_factor_counts_only_once_it_was_proven(workbench: Workbench, shop: str
     told(person.run(*arguments, expect=1), "E090")
     told(person.run(*arguments, expect=1, new_code=person.wrong_code()), "E091")
     told(person.run("factor", "enroll", "phone", expect=1), "E090")
-    workbench.pgkeep(*dump(workbench))
+    workbench.pgkeep(*dump_of(workbench))
 
 
 def test_removing_needs_a_factor_and_the_last_one_takes_the_codes_along(
@@ -412,9 +436,9 @@ def test_removing_needs_a_factor_and_the_last_one_takes_the_codes_along(
     told(person.run("factor", "remove", "nobody", expect=2), "E001", exit_code=2)
     person.run("factor", "remove", "phone", code=codes[0])
     assert "no second factor is enrolled" in workbench.pgkeep("factor", "list").out
-    workbench.pgkeep(*dump(workbench))
+    workbench.pgkeep(*dump_of(workbench))
     shutil.rmtree(workbench.state / "factors")
-    workbench.pgkeep(*dump(workbench))
+    workbench.pgkeep(*dump_of(workbench))
     assert [one["state"] for one in decisions(workbench)][-2:] == ["granted", "removed"]
 
 
@@ -424,14 +448,14 @@ def test_new_recovery_codes_replace_the_old(workbench: Workbench, shop: str) -> 
     outcome = person.run("factor", "enroll", "--recovery-codes", "--json", code=person.code())
     assert isinstance(outcome.document, dict)
     new = outcome.document["recovery_codes"]
-    told(person.run(*dump(workbench), expect=1, code=old[0]), "E091")
-    person.run(*dump(workbench), code=new[0])
+    told(person.run(*dump_of(workbench), expect=1, code=old[0]), "E091")
+    person.run(*dump_of(workbench), code=new[0])
 
 
 def test_a_challenge_can_be_carried_elsewhere(workbench: Workbench, shop: str) -> None:
     person = Person(workbench)
     person.enroll_key()
-    person.run(*dump(workbench), expect=1)
+    person.run(*dump_of(workbench), expect=1)
     (challenge,) = person.challenges()
     text = workbench.pgkeep("factor", "challenge", challenge["nonce"]).out
     assert text == Path(challenge["file"]).read_text()
@@ -439,7 +463,7 @@ def test_a_challenge_can_be_carried_elsewhere(workbench: Workbench, shop: str) -
     told(workbench.pgkeep("factor", "challenge", "nonsense", expect=1), "E092")
     signature = workbench.folder / "brought.sig"
     signature.write_bytes(person.device.sign(text.encode()))
-    person.run(*dump(workbench), approval=str(signature))
+    person.run(*dump_of(workbench), approval=str(signature))
 
 
 @pytest.mark.parametrize(

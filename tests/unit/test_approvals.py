@@ -100,6 +100,7 @@ def test_what_is_asked_for_again_is_the_same_challenge_while_it_is_fresh(
     clock.advance(LASTS - timedelta(minutes=5))
     assert challenges.ask(EXPORT, "host", clock()) != first
     assert len(challenges.open(clock())) == 2
+    challenges.path(first).with_suffix(".challenge.sig").write_text("a signature")
     clock.advance(timedelta(days=8))
     challenges.ask(EXPORT, "host", clock())
     folder = challenges.path(first).parent

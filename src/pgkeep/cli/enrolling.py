@@ -78,7 +78,7 @@ def enroll(enrolled: Enrolled, wanted: Wanted) -> tuple[Factor, tuple[str, ...]]
     If others are enrolled, one of them has to agree.
     """
     context = enrolled.context
-    key = None if wanted.ssh_key is None else _public_key(wanted)
+    key = None if wanted.ssh_key is None else _public_key(enrolled, wanted)
     if enrolled.gathered.is_enrolled:
         ask_for_factor(enrolled, wanted.action)
     else:
@@ -94,7 +94,7 @@ def enroll(enrolled: Enrolled, wanted: Wanted) -> tuple[Factor, tuple[str, ...]]
     return factor, codes
 
 
-def _public_key(wanted: Wanted) -> OperatorKey:
+def _public_key(enrolled: Enrolled, wanted: Wanted) -> OperatorKey:
     assert wanted.ssh_key is not None
     try:
         text = wanted.ssh_key.read_text(encoding="utf-8")
@@ -103,7 +103,14 @@ def _public_key(wanted: Wanted) -> OperatorKey:
             f"cannot read {str(wanted.ssh_key)!r}",
             hint="Give the .pub file: the public half of the key.",
         ) from exc
-    return OperatorKey.parse(text, must_verify=wanted.verify_required)
+    key = OperatorKey.parse(text, must_verify=wanted.verify_required)
+    for factor in enrolled.of_kind(FactorKind.SSH):
+        if OperatorKey.parse(factor.key).blob == key.blob:
+            raise UsageError(
+                f"this key is enrolled already, as {factor.name!r}",
+                hint="Remove that factor first, if the key is to be enrolled in another way.",
+            )
+    return key
 
 
 def _proven_app(enrolled: Enrolled, wanted: Wanted) -> Factor:

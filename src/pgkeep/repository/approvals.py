@@ -168,9 +168,9 @@ class Challenges:
         for ending in ("json", "used"):
             for challenge in self._all(ending):
                 if now - challenge.expires > _KEPT:
-                    with suppress(OSError):
-                        self.path(challenge).unlink(missing_ok=True)
-                        self._file(challenge, ending).unlink(missing_ok=True)
+                    for left in self._folder.glob(f"{challenge.nonce}.*"):  # signatures too
+                        with suppress(OSError):
+                            left.unlink(missing_ok=True)
 
     def _file(self, challenge: Challenge, ending: str) -> Path:
         return self._folder / f"{challenge.nonce}.{ending}"

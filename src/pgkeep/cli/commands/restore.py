@@ -201,7 +201,7 @@ def _require_factor_beside_others(
     enrolled = look_up(context, repositories)
     if enrolled.gathered.is_enrolled and is_occupied(request.target):
         wanted = action(
-            "restore into a database that is not empty",
+            "restore",
             database,
             backup=request.manifest.backup,
             target=request.target,
