@@ -224,6 +224,19 @@ def test_names_that_lead_elsewhere_or_clash_stay_within_the_folder(
     assert not (bench.folder / "etc").exists()
 
 
+def test_files_leave_only_with_a_second_factor_where_one_is_enrolled(
+    bench: Workbench, storage: Storage
+) -> None:
+    backed_up(bench)
+    person = Person(bench)
+    person.enroll_app()
+    arguments = ("files", "shop", "--to-folder", str(bench.folder / "out"))
+    assert "[E090] export files of 'shop'" in person.run(*arguments, expect=1).err
+    assert not (bench.folder / "out").exists()
+    person.run("files", "shop")
+    person.run(*arguments, code=person.code())
+
+
 def test_damage_is_found_by_verify_and_by_a_drill(bench: Workbench, storage: Storage) -> None:
     backed_up(bench)
     drill = bench.pgkeep("drill", "shop", "--json", expect=None).document
@@ -285,16 +298,3 @@ def test_a_folder_that_holds_something_is_left(bench: Workbench, storage: Storag
     outcome = bench.pgkeep("files", "shop", "--to-folder", str(folder), expect=2)
     assert "is not empty" in outcome.err
     assert [one.name for one in folder.iterdir()] == ["mine"]
-
-
-def test_files_leave_only_with_a_second_factor_where_one_is_enrolled(
-    bench: Workbench, storage: Storage
-) -> None:
-    backed_up(bench)
-    person = Person(bench)
-    person.enroll_app()
-    arguments = ("files", "shop", "--to-folder", str(bench.folder / "out"))
-    assert "[E090] export files of 'shop'" in person.run(*arguments, expect=1).err
-    assert not (bench.folder / "out").exists()
-    person.run("files", "shop")
-    person.run(*arguments, code=person.code())

@@ -96,6 +96,35 @@ def test_the_third_wrong_answer_is_the_last(bench: Workbench) -> None:
     assert not (bench.folder / "dump.sql").exists()
 
 
+def test_every_gate_asks_at_a_terminal(
+    bench: Workbench, new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, codes = enrolled(bench)
+    monkeypatch.setenv("EMPTY_DATABASE_URL", new_database())
+    with bench.config.open("a") as config:
+        config.write("\n[retention]\nminimum = 1\n")
+    live = ("restore", "shop", "--target", "env:SHOP_DATABASE_URL", "--table", "notes")
+    gates = [
+        (*live, "--into-schema", "beside"),
+        ("recover", "shop", "--target", "env:EMPTY_DATABASE_URL", "--yes"),
+        ("reseal",),
+        ("prune",),
+        ("forget", "local"),
+        ("factor", "enroll", "--recovery-codes"),
+    ]
+    for arguments, code in zip(gates, codes, strict=False):
+        call = (*arguments, "--config", str(bench.config))
+        with at_a_terminal(*call, environment=os.environ) as terminal:
+            terminal.wait_for("needs a second factor")
+            terminal.wait_for("recovery code: ")
+            terminal.type(code)
+            assert terminal.end() in (0, 3), terminal.shown
+    with at_a_terminal(*export(bench), environment=os.environ) as terminal:
+        terminal.wait_for("recovery code: ")
+        terminal.type(codes[-1])
+        terminal.wait_for("this code is wrong")  # there are new ones
+
+
 def test_ctrl_c_at_the_question_does_nothing(bench: Workbench) -> None:
     enrolled(bench)
     with at_a_terminal(*export(bench), environment=os.environ) as terminal:
