@@ -84,14 +84,13 @@ def enroll(enrolled: Enrolled, wanted: Wanted) -> tuple[Factor, tuple[str, ...]]
     else:
         enrolled.guard.begin(context.now())
     factor = _proven_app(enrolled, wanted) if key is None else _proven_key(enrolled, wanted, key)
+    is_first = not enrolled.gathered.factors
+    if is_first:  # before it counts: a crash in between must not leave a factor and no terms
+        found = read_terms(enrolled.shelves)
+        keep_terms(enrolled, found.kept if found else None)
     enrolled.record(factor)
     note_decision(context.config, wanted.action, "enrolled", factor=factor.name)
-    if enrolled.gathered.factors:
-        return factor, ()
-    codes = _record_codes(enrolled)
-    found = read_terms(enrolled.shelves)
-    keep_terms(enrolled, found.kept if found else None)
-    return factor, codes
+    return factor, _record_codes(enrolled) if is_first else ()
 
 
 def _public_key(enrolled: Enrolled, wanted: Wanted) -> OperatorKey:
