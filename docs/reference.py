@@ -13,7 +13,9 @@ import click
 from pydantic import BaseModel
 
 from pgkeep import config, errors
+from pgkeep.cli.approving import APPROVAL_VARIABLE, CODE_VARIABLE
 from pgkeep.cli.context import IDENTITY_VARIABLE, PASSPHRASE_VARIABLE
+from pgkeep.cli.enrolling import NEW_APPROVAL_VARIABLE, NEW_CODE_VARIABLE
 from pgkeep.cli.main import SIGNALLED, pgkeep
 from pgkeep.keeper.metrics import METRICS
 
@@ -31,6 +33,12 @@ _VARIABLES = {
     IDENTITY_VARIABLE: "a key that opens backups, where `--identity` names none",
     PASSPHRASE_VARIABLE: "the passphrase of that key, or of the gpg key; asked for on a terminal"
     " otherwise",
+    CODE_VARIABLE: "a code of a second factor, or `file:PATH`, or `command:PROGRAM ARGUMENTS`;"
+    " asked for on a terminal otherwise",
+    APPROVAL_VARIABLE: "the path of an operator's signature over a challenge, instead of a code",
+    NEW_CODE_VARIABLE: "for `pgkeep factor enroll`: a code of the app that is being enrolled",
+    NEW_APPROVAL_VARIABLE: "for `pgkeep factor enroll --ssh-key`: the path of a signature by that"
+    " key",
 }
 
 

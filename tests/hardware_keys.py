@@ -1,72 +1,83 @@
-"""Keys in hardware tokens, made of software: signatures as in OpenSSH's PROTOCOL.u2f."""
+"""FIDO2 keys made of software, which sign as a device does: OpenSSH's PROTOCOL.u2f.
+
+`ssh-keygen -Y verify` believes them too (tests/unit/test_operators.py), so the form is right.
+"""
 
 from __future__ import annotations
 
 import base64
-from hashlib import sha256, sha512
+from dataclasses import dataclass, field
+from hashlib import sha256
 
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from pgkeep.sealing.operators import NAMESPACE
+from pgkeep.sealing.sshsig import ParsedSignature, pack_signature, signed_data, string
 
-APPLICATION = b"ssh:"
+TOUCHED, VERIFIED = 0x01, 0x04
 
-
-def string(data: bytes) -> bytes:
-    return len(data).to_bytes(4, "big") + data
-
-
-def integer(number: int) -> bytes:
-    return string(number.to_bytes(number.bit_length() // 8 + 1, "big"))
+Private = Ed25519PrivateKey | ec.EllipticCurvePrivateKey
 
 
-class Token:
-    """A token with one key; `flags` say what it asked its user for."""
+@dataclass(slots=True)
+class HardwareKey:
+    """A device with one key. `counter` is how often it has signed; 0 for one that never counts."""
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind.encode()
-        self.edwards = Ed25519PrivateKey.generate()
-        self.curve = ec.generate_private_key(ec.SECP256R1())
+    private: Private
+    application: bytes = b"ssh:"
+    flags: int = TOUCHED
+    counter: int = 1
+    namespace: bytes = field(default=NAMESPACE.encode())
+
+    @classmethod
+    def ed25519(cls) -> HardwareKey:
+        return cls(Ed25519PrivateKey.generate())
+
+    @classmethod
+    def ecdsa(cls) -> HardwareKey:
+        return cls(ec.generate_private_key(ec.SECP256R1()))
 
     @property
-    def is_edwards(self) -> bool:
-        return b"ed25519" in self.kind
+    def kind(self) -> bytes:
+        if isinstance(self.private, Ed25519PrivateKey):
+            return b"sk-ssh-ed25519@openssh.com"
+        return b"sk-ecdsa-sha2-nistp256@openssh.com"
 
     @property
     def blob(self) -> bytes:
-        if self.is_edwards:
-            public = string(self.edwards.public_key().public_bytes_raw())
+        public = self.private.public_key()
+        if isinstance(public, ec.EllipticCurvePublicKey):
+            point = public.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+            middle = string(b"nistp256") + string(point)
         else:
-            point = self.curve.public_key().public_bytes(
-                Encoding.X962, PublicFormat.UncompressedPoint
-            )
-            public = string(b"nistp256") + string(point)
-        return string(self.kind) + public + string(APPLICATION)
+            middle = string(public.public_bytes_raw())
+        return string(self.kind) + middle + string(self.application)
 
     @property
     def line(self) -> str:
         return f"{self.kind.decode()} {base64.b64encode(self.blob).decode()} token"
 
-    def sign(self, message: bytes, *, flags: int = 1, namespace: str = NAMESPACE) -> bytes:
-        preamble = b"SSHSIG" + string(namespace.encode()) + string(b"") + string(b"sha512")
-        data = preamble + string(sha512(message).digest())
-        told = bytes([flags]) + (7).to_bytes(4, "big")
-        signed = sha256(APPLICATION).digest() + told + sha256(data).digest()
-        if self.is_edwards:
-            raw = string(self.edwards.sign(signed))
-        else:
-            r, s = decode_dss_signature(self.curve.sign(signed, ec.ECDSA(hashes.SHA256())))
-            raw = string(integer(r) + integer(s))
-        blob = (
-            b"SSHSIG" + (1).to_bytes(4, "big") + string(self.blob) + string(namespace.encode())
-            + string(b"") + string(b"sha512") + string(string(self.kind) + raw + told)
-        )  # fmt: skip
-        text = base64.b64encode(blob).decode()
-        lines = [text[at : at + 70] for at in range(0, len(text), 70)]
-        return "\n".join(
-            ["-----BEGIN SSH SIGNATURE-----", *lines, "-----END SSH SIGNATURE-----", ""]
-        ).encode()
+    def sign(self, message: bytes) -> bytes:
+        """An armored signature, as `ssh-keygen -Y sign` writes it."""
+        data = signed_data(message, self.namespace, b"sha512")
+        tail = bytes([self.flags]) + self.counter.to_bytes(4, "big")
+        whole = sha256(self.application).digest() + tail + sha256(data).digest()
+        if self.counter:
+            self.counter += 1
+        signature = string(self.kind) + string(self._sign(whole)) + tail
+        return pack_signature(ParsedSignature(self.blob, self.namespace, b"sha512", signature))
+
+    def _sign(self, data: bytes) -> bytes:
+        if isinstance(self.private, Ed25519PrivateKey):
+            return self.private.sign(data)
+        r, s = decode_dss_signature(self.private.sign(data, ec.ECDSA(SHA256())))
+        return string(_positive(r)) + string(_positive(s))
+
+
+def _positive(number: int) -> bytes:
+    """SSH's form of a whole number: a zero in front where the first bit would say minus."""
+    return number.to_bytes(number.bit_length() // 8 + 1, "big")

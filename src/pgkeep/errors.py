@@ -460,21 +460,21 @@ class FilesNotWhole(PgkeepError):
 
 
 class FactorNeeded(PgkeepError):
-    """What is to be done needs a second factor, and none was given."""
+    """What was asked for needs a second factor, and none was given."""
 
     code = "E090"
-    usual_hint = "Run it on a terminal, or give the code in PGKEEP_CODE."
+    usual_hint = "docs/second-factor.md says how to give one."
 
 
 class FactorRefused(PgkeepError):
-    """A code was wrong or used before, or too many were wrong."""
+    """A code is wrong or used already, or none is looked at after too many wrong ones."""
 
     code = "E091"
-    usual_hint = "Wait for the next code, and look at the clocks of both devices."
+    usual_hint = "Look at the app again: a code is good for about a minute, and once."
 
 
 class ApprovalInvalid(PgkeepError):
-    """A signature does not approve this very action."""
+    """A signature does not approve this action, or does not any more."""
 
     code = "E092"
-    usual_hint = "Run the command again without PGKEEP_APPROVAL for a fresh text to sign."
+    usual_hint = "Run the command without it to get a new challenge, and sign that."

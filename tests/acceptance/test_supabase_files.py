@@ -13,6 +13,8 @@ from conftest import Workbench
 from pgkeep.errors import ConfigurationError
 from pgkeep.platforms.file_services import RestService
 from receivers import free_port
+
+from second_factors import Person
 from supabase_server import ProjectServer, Version
 from supabase_storage import KEY, Storage, supabase_storage
 
@@ -244,6 +246,19 @@ def test_names_that_lead_elsewhere_or_clash_stay_within_the_folder(
     assert all(path.startswith("docs/") and ".." not in path.split("/") for path in found)
     assert len({path.lower() for path in found}) == len(found)
     assert not (bench.folder / "etc").exists()
+
+
+def test_files_leave_only_with_a_second_factor_where_one_is_enrolled(
+    bench: Workbench, storage: Storage
+) -> None:
+    backed_up(bench)
+    person = Person(bench)
+    person.enroll_app()
+    arguments = ("files", "shop", "--to-folder", str(bench.folder / "out"))
+    assert "[E090] export files of 'shop'" in person.run(*arguments, expect=1).err
+    assert not (bench.folder / "out").exists()
+    person.run("files", "shop")
+    person.run(*arguments, code=person.code())
 
 
 def test_damage_is_found_by_verify_and_by_a_drill(bench: Workbench, storage: Storage) -> None:

@@ -18,6 +18,7 @@ from pgkeep.platforms import login
 from pgkeep.platforms.management import Management
 from pgkeep.postgres.address import Address
 from pgkeep.recovery import in_place
+from second_factors import Person
 from supabase_api import REF, TOKEN, Api, supabase_api
 from supabase_server import ProjectServer
 
@@ -63,6 +64,20 @@ def test_a_platforms_backups_are_listed(bench: Workbench, api: Api) -> None:
     assert "failed" in out
     assert "restore point before" in out
     assert TOKEN not in out
+
+
+def test_a_restore_in_place_needs_a_second_factor_where_one_is_enrolled(
+    bench: Workbench, api: Api
+) -> None:
+    person = Person(bench)
+    person.enroll_app()
+    moment = (NOW - timedelta(hours=1)).isoformat()
+    arguments = ("recover", "shop", "--managed", "--to", moment, "--yes-take-it-offline")
+    outcome = person.run(*arguments, expect=1)
+    assert "[E090] recover in place of 'shop' needs a second factor" in outcome.err
+    assert api.posted == []
+    person.run(*arguments, code=person.code())
+    assert len(api.posted) == 1
 
 
 def test_without_a_token_it_is_told_how_to_give_one(workbench: Workbench) -> None:

@@ -10,6 +10,7 @@ import pytest
 from conftest import Workbench
 from pgkeep.errors import StateUnsafe
 from pgkeep.repository.state_folder import secure
+from second_factors import Person
 
 
 def made(folder: Path) -> Path:
@@ -65,7 +66,7 @@ def test_every_command_looks(workbench: Workbench) -> None:
     os.umask(0)
     try:
         workbench.pgkeep("factor", "list")
-        workbench.pgkeep("factor", "enroll")
+        Person(workbench).enroll_app()
     finally:
         os.umask(0o022)
     for path in workbench.state.rglob("*"):

@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from pgkeep.capture.setup import PUBLICATIONS
 from pgkeep.cli import words
-from pgkeep.cli.approving import require_factor
+from pgkeep.cli.approving import action, require_factor
 from pgkeep.cli.commands.capture import slot_name
 from pgkeep.cli.context import Context
 from pgkeep.cli.options import refuse_together
@@ -183,10 +183,8 @@ def recover_in_place(
         (context.out if dry_run else context.err).print(escape(line))
     if dry_run:
         return ExitCode.DONE
-    require_factor(
-        context, "recover in place", f"project {ref} to {progress.wish}", database=database
-    )
     _confirm(ref, confirmed=confirmed)
+    require_factor(context, action("recover in place", database, project=ref, to=progress.wish))
     in_place.run(
         management, path, progress,
         detach=lambda: _detach(context, database), tell=lambda text: _tell(context, text),

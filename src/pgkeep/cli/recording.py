@@ -27,6 +27,8 @@ from rich.markup import escape
 from pgkeep.errors import ExitCode, PgkeepError
 
 if TYPE_CHECKING:
+    from pgkeep.config import Config
+    from pgkeep.repository.approvals import Action
     from pgkeep.repository.ledger import Access, Ledger
 
 # What shows no more than that something is there.
@@ -46,6 +48,29 @@ def recorded(name: str, command: click.Command) -> click.Command:
     wrapped = copy(command)
     wrapped.callback = _around(name, command.callback)
     return wrapped
+
+
+def note_decision(
+    config: Config, action: Action, state: str, *, factor: str = "", error: str = ""
+) -> None:
+    """An entry of its own for each second factor that was granted or refused."""
+    from pgkeep.repository.ledger import Access, Ledger
+
+    details = {"action": action.name, "factor": factor, **dict(action.about)}
+    if config.origin is not None:
+        details["config"] = _configuration(config.origin)
+    access = Access(
+        at=datetime.now(UTC),
+        state=state,
+        what="second factor",
+        database=action.database,
+        who=_who(),
+        source=_source(),
+        reason=os.environ.get("PGKEEP_REASON", ""),
+        details={name: value for name, value in details.items() if value},
+        error=error,
+    )
+    _append(Ledger(config.state_dir), access)
 
 
 def _around(name: str, callback: Callable[..., Any]) -> Callable[..., Any]:
@@ -139,8 +164,7 @@ class _Recording:
             self.ledger = Ledger(configuration.load(path).state_dir)
         except PgkeepError:  # the command says it
             return
-        digest = sha256(path.read_bytes()).hexdigest()[:16]
-        details = {**self.access.details, "config": f"{path.resolve()} {digest}"}
+        details = {**self.access.details, "config": _configuration(path)}
         self.access = replace(self.access, details=details)
 
     def _note_configuration(self) -> None:
@@ -155,36 +179,24 @@ class _Recording:
             )
 
     def _append(self, access: Access) -> int | None:
-        if self.ledger is None:
-            return None
-        try:
-            return self.ledger.append(access)
-        except OSError as exc:
-            reason = (exc.strerror or str(exc)).lower()
-            Console(stderr=True, highlight=False, soft_wrap=True).print(
-                f"[bold red]! the ledger was not written:[/] {escape(str(self.ledger.path))}:"
-                f" {escape(reason)}; this {escape(access.what)} is not on record"
-            )
-            return None
+        return None if self.ledger is None else _append(self.ledger, access)
 
 
-def access_now(
-    state: str, what: str, database: str, *, error: str = "", details: Mapping[str, str]
-) -> Access:
-    """Something within a command that has an entry of its own."""
-    from pgkeep.repository.ledger import Access
+def _append(ledger: Ledger, access: Access) -> int | None:
+    try:
+        return ledger.append(access)
+    except OSError as exc:
+        reason = (exc.strerror or str(exc)).lower()
+        Console(stderr=True, highlight=False, soft_wrap=True).print(
+            f"[bold red]! the ledger was not written:[/] {escape(str(ledger.path))}:"
+            f" {escape(reason)}; this {escape(access.what)} is not on record"
+        )
+        return None
 
-    return Access(
-        at=datetime.now(UTC),
-        state=state,
-        what=what,
-        database=database,
-        who=_who(),
-        source=_source(),
-        reason=os.environ.get("PGKEEP_REASON", ""),
-        details=details,
-        error=error,
-    )
+
+def _configuration(path: Path) -> str:
+    """The file, and which text it has."""
+    return f"{path.resolve()} {sha256(path.read_bytes()).hexdigest()[:16]}"
 
 
 def _who() -> str:

@@ -10,13 +10,13 @@ from urllib.parse import urlsplit
 
 from pgkeep.cli.commands.status import DatabaseStatus, look_at
 from pgkeep.cli.context import Context
+from pgkeep.cli.enrolled import enrolled_here
 from pgkeep.config import Config
 from pgkeep.errors import PgkeepError
 from pgkeep.keeper.checklist import Facts, Place
 from pgkeep.keeper.state import StateFile
 from pgkeep.recovery.objectives import Objective
 from pgkeep.repository.evidence import Evidence, list_evidence
-from pgkeep.repository.factors import FactorStore
 from pgkeep.repository.ledger import Entry, Ledger, anchors_in, read_anchors
 from pgkeep.repository.repository import Listing, Repository
 from pgkeep.repository.signoffs import SignOff, list_sign_offs
@@ -54,7 +54,7 @@ def checklist_facts(
         ping=config.notify.ping is not None,
         keeper_seen=keeper.seen if keeper else None,
         factors={
-            one.name: one.enrolled for one in FactorStore(config.state_dir).load().confirmed
+            one.name: one.enrolled for one in enrolled_here(context)
         },
         ledger_since=entries[0].at if entries else None,
         alerts=len(keeper.alerts) if keeper else 0,

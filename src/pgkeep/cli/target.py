@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 from pgkeep.cli.context import Context
 from pgkeep.config import SecretReference
+from pgkeep.postgres import catalog
 from pgkeep.postgres.address import Address
+from pgkeep.postgres.session import connect, translated
 
 
 def target_address(context: Context, text: str) -> Address:
@@ -21,3 +25,9 @@ def target_address(context: Context, text: str) -> Address:
             " --target env:NAME or file:PATH"
         )
     return address
+
+
+def is_occupied(address: Address) -> bool:
+    """Whether there is anything of anybody's in a database."""
+    with closing(connect(address)) as connection, translated(address):
+        return bool(catalog.occupants(connection))

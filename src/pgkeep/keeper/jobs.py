@@ -16,8 +16,9 @@ from pgkeep.keeper.state import KeeperState, Run
 
 _LOCKED = "E065"
 _PROOF_FAILED = "E043"
-# What another try cannot mend, or makes worse: a wrong password, a pooler, a key that is missing.
-_FINAL = frozenset({"E011", "E014", "E021", "E050", "E051"})
+# What another try cannot mend, or makes worse: a wrong password, a pooler, a key or a second
+# factor that is missing.
+_FINAL = frozenset({"E011", "E014", "E021", "E050", "E051", "E090"})
 _FUTURE = timedelta(minutes=5)
 _BEFORE_ALL = timedelta(days=36500)
 _INSIST_SECONDS = 60

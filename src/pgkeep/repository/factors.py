@@ -1,431 +1,383 @@
-"""Second factors of this host: who must be asked before something dangerous is done here.
+"""Second factors that are enrolled: signed records in the state folder and in every repository.
 
-    <state_dir>/factors.json            the factors (0600)
-    <state_dir>/factors.state           what was used, what failed, how long it is locked
-    <state_dir>/approvals/              texts to sign that are still waiting
-    <repository>/factors/<host>.factors the factors, signed by this host; secrets sealed to it
+    factors/<id>.enrolled   <id>.removed   <id>-<number>.spent   <serial>-<random>.terms
 
-The copy in the repositories brings the factors back where the file here was taken away or put back
-to an older one. A factor guards the use of pgkeep on this host: whoever has an operator's key and
-a copy of the repository needs no pgkeep.
+Records are only ever added, so nobody has to write over or delete anything, and several places can
+be put together: a factor is enrolled if one place says so and none says that it was removed. So a
+state folder that was emptied, or a fresh machine, finds it in the repositories, and a repository
+that was emptied changes nothing here.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
 import secrets
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
 from hashlib import sha256
 from pathlib import Path
+from typing import Any, Literal, Protocol
 
 from pydantic import TypeAdapter
 
-from pgkeep.errors import (
-    ApprovalInvalid,
-    ConfigurationError,
-    FactorNeeded,
-    FactorRefused,
-    NotAuthentic,
-    PgkeepError,
-    UsageError,
-)
+from pgkeep.errors import ConfigurationError, NotAuthentic, PgkeepError
 from pgkeep.model import FORMAT
 from pgkeep.repository.envelope import pack, unpack
 from pgkeep.repository.hostkeys import write_private
-from pgkeep.sealing import PublicSigner, Sealer, SigningKey, X25519Identity, totp, unseal
-from pgkeep.sealing.operators import NAMESPACE, OperatorKey
+from pgkeep.repository.repository import Repository
+from pgkeep.sealing import PublicSigner, SigningKey
 
-FIRST_LINE = b"pgkeep factors\n"
-CODES = 8
-_TRIES = 5
-_FIRST_LOCK, _LONGEST_LOCK = timedelta(minutes=1), timedelta(hours=4)
-_APPROVAL_LASTS = timedelta(hours=1)
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._@-]{0,62}")
+FOLDER = "factors/"
+RECOVERY_CODES = 10
+
+_FIRST_LINE = b"pgkeep factor\n"
+_ENROLLED = re.compile(r"([0-9a-f]{16})\.enrolled")
+_REMOVED = re.compile(r"([0-9a-f]{16})\.removed")
+_SPENT = re.compile(r"([0-9a-f]{16})-(\d{1,3})\.spent")
+_CODE_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # none that look alike
+_CODE_LENGTH = 16
+
+
+class FactorKind(StrEnum):
+    """What somebody has."""
+
+    TOTP = "totp"
+    """An authenticator app."""
+    SSH = "ssh"
+    """An SSH key, FIDO2 devices included."""
+    RECOVERY = "recovery"
+    """Codes on paper, each good once."""
+
+
+@dataclass(frozen=True, slots=True)
+class SealedSecret:
+    """An app's secret, in base64: once for the host that checks codes, once for the operators."""
+
+    host: str
+    age: str = ""
+    gpg: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Factor:
-    """One factor. Its secret is not in its repr."""
+    """One factor. Nothing in it lets anybody pass who only reads it."""
 
+    id: str
     name: str
-    kind: str
-    """`totp` or `ssh`."""
+    kind: FactorKind
     enrolled: datetime
-    confirmed: bool = True
-    secret: str = field(default="", repr=False)
-    """totp: hexadecimal."""
-    public_key: str = ""
-    """ssh: a line as in a .pub file."""
-    verified_user: bool = False
-    """ssh: whether a token must ask for its PIN as well as be touched."""
-    codes: tuple[str, ...] = field(default=(), repr=False)
-    """totp: SHA-256 of the codes for the day when the device is lost, each good once."""
-
-    @property
-    def key(self) -> OperatorKey:
-        return OperatorKey.parse(self.public_key)
-
-
-@dataclass(frozen=True, slots=True)
-class Factors:
-    """All of them. The number grows with every change, so that an old copy is told from a new."""
-
+    host: str
+    key: str = ""
+    """Of an SSH key, its public line."""
+    must_verify: bool = False
+    """Of a FIDO2 key: whether a touch alone is not enough."""
+    secret: SealedSecret | None = None
+    """Of an app."""
+    codes: tuple[str, ...] = ()
+    """Of recovery codes, a salted SHA-256 of each: 78 random bits need no slower hash."""
     format: int = FORMAT
-    number: int = 0
-    factors: tuple[Factor, ...] = ()
-
-    @property
-    def confirmed(self) -> tuple[Factor, ...]:
-        return tuple(one for one in self.factors if one.confirmed)
+    record: Literal["enrolled"] = "enrolled"
 
 
 @dataclass(frozen=True, slots=True)
-class _Used:
-    """What must not be used again, and what failed."""
+class Removal:
+    """A factor counts no more."""
 
-    last_steps: dict[str, int] = field(default_factory=dict)
-    failures: int = 0
-    locks: int = 0
-    locked_until: datetime | None = None
+    id: str
+    at: datetime
+    host: str
+    format: int = FORMAT
+    record: Literal["removed"] = "removed"
 
 
 @dataclass(frozen=True, slots=True)
-class Action:
-    """Something dangerous, in words that say all that matters: an approval is good for just it."""
+class Spent:
+    """A recovery code was used."""
+
+    id: str
+    number: int
+    at: datetime
+    host: str
+    format: int = FORMAT
+    record: Literal["spent"] = "spent"
+
+
+class Files(Protocol):
+    """Where records are kept: small files by name. What cannot be done is a `PgkeepError`."""
+
+    def names(self) -> Sequence[str]:
+        """All that is there."""
+
+    def read(self, name: str) -> bytes:
+        """One of them."""
+
+    def write(self, name: str, data: bytes) -> None:
+        """Another one."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFiles:
+    """The state folder's (0600)."""
+
+    folder: Path
+
+    def names(self) -> Sequence[str]:
+        try:
+            return sorted(path.name for path in self.folder.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return ()
+        except OSError as exc:
+            raise _unusable(self.folder, exc) from exc
+
+    def read(self, name: str) -> bytes:
+        try:
+            return (self.folder / name).read_bytes()
+        except OSError as exc:
+            raise _unusable(self.folder / name, exc) from exc
+
+    def write(self, name: str, data: bytes) -> None:
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_private(self.folder / name, data)
+        except OSError as exc:
+            raise _unusable(self.folder, exc) from exc
+
+
+def _unusable(path: Path, exc: OSError) -> ConfigurationError:
+    return ConfigurationError(
+        f"cannot use {str(path)!r} in the state folder: {(exc.strerror or str(exc)).lower()}",
+        hint="Run pgkeep as the user who owns it, on a disk with room.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFiles:
+    """A repository's."""
+
+    repository: Repository
+
+    def names(self) -> Sequence[str]:
+        return [file.name.removeprefix(FOLDER) for file in self.repository.store.list(FOLDER)]
+
+    def read(self, name: str) -> bytes:
+        return self.repository.store.get(FOLDER + name)
+
+    def write(self, name: str, data: bytes) -> None:
+        self.repository.store.put(FOLDER + name, data)
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """A place with records, and whose signature counts there."""
 
     name: str
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.what}"
+    files: Files
+    trusted: tuple[PublicSigner, ...]
+    named: tuple[PublicSigner, ...] = ()
+    """Those whom the place itself names. Other hosts, if they are not trusted."""
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
-    """What somebody has shown: a code, or a file with a signature."""
+class Gathered:
+    """What all places together say."""
 
-    code: str = ""
-    approval: Path | None = None
+    factors: tuple[Factor, ...]
+    doubtful: tuple[str, ...]
+    """Files that say that a factor is enrolled, and cannot be believed."""
+    foreign: tuple[str, ...]
+    """The same, well signed by another host, which is not trusted here."""
+    spent: frozenset[tuple[str, int]]
+    """Recovery codes that were used."""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """All records that can be believed, as they are."""
+    present: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """By the name of the place, which files it has right."""
+    problems: tuple[PgkeepError, ...] = ()
+    """Places that could not be looked at."""
 
-    def __repr__(self) -> str:
-        return f"Given(code={'...' if self.code else ''!r}, approval={self.approval!r})"
+    @property
+    def is_enrolled(self) -> bool:
+        """Whether a second factor is asked for."""
+        return bool(self.factors or self.doubtful)
+
+    def named(self, name: str) -> Factor | None:
+        """A factor by its name or id."""
+        return next((one for one in self.factors if name in (one.name, one.id)), None)
+
+    def codes_left(self, factor: Factor) -> int:
+        """Recovery codes that were not used yet."""
+        return sum((factor.id, number) not in self.spent for number in range(len(factor.codes)))
 
 
-_FACTORS = TypeAdapter(Factors)
-_USED = TypeAdapter(_Used)
+_FACTOR = TypeAdapter(Factor)
+_REMOVAL = TypeAdapter(Removal)
+_SPENDING = TypeAdapter(Spent)
+_ADAPTERS: dict[type, TypeAdapter[Any]] = {Factor: _FACTOR, Removal: _REMOVAL, Spent: _SPENDING}
 
 
-class FactorStore:
-    """The factors of the host with this state folder."""
-
-    def __init__(self, state_dir: Path) -> None:
-        self._folder = state_dir
-        self._path = state_dir / "factors.json"
-        self._state_path = state_dir / "factors.state"
-        self._approvals = state_dir / "approvals"
-
-    def load(self) -> Factors:
-        """Those enrolled here. One that cannot be read is an error: it may be somebody's work."""
+def gather(shelves: Sequence[Shelf]) -> Gathered:
+    """Read all places, and put together what can be believed."""
+    files: dict[str, bytes] = {}
+    present: dict[str, frozenset[str]] = {}
+    problems: list[PgkeepError] = []
+    wrong: dict[str, str] = {}
+    foreign: dict[str, str] = {}
+    for shelf in shelves:
         try:
-            return _FACTORS.validate_json(self._path.read_bytes())
-        except FileNotFoundError:
-            return Factors()
-        except (OSError, ValueError) as exc:
-            raise ConfigurationError(
-                f"the second factors in {str(self._path)!r} cannot be read",
-                hint="Put the file back from a copy of the state folder, or take it away: the"
-                " repositories have another.",
-            ) from exc
-
-    # --- enrolling ------------------------------------------------------------
-
-    def enroll_totp(self, name: str, now: datetime) -> tuple[Factor, bytes, tuple[str, ...]]:
-        """A factor that does not count until it is confirmed; its secret and its spare codes."""
-        secret = totp.new_secret()
-        codes = tuple(_new_code() for _ in range(CODES))
-        factor = Factor(
-            self._free(name), "totp", now, confirmed=False, secret=secret.hex(),
-            codes=tuple(_hashed(one) for one in codes),
-        )  # fmt: skip
-        self._change(lambda all_: (*(one for one in all_ if one.confirmed), factor))
-        return factor, secret, codes
-
-    def confirm(self, code: str, now: datetime) -> Factor:
-        """Whoever enrolled it has it on their device: from now on it counts."""
-        waiting = [one for one in self.load().factors if not one.confirmed]
-        if not waiting:
-            raise UsageError("no second factor waits to be confirmed", hint="Enroll one first.")
-        factor = waiting[0]
-        with self._locked():
-            self._refuse_while_locked(now)
-            step = totp.matching_step(bytes.fromhex(factor.secret), code.strip(), now, after=-1)
-            if step is None:
-                raise self._failed(now)
-            self._succeeded(factor.name, step)
-        made = replace(factor, confirmed=True)
-        self._change(lambda all_: tuple(made if one == factor else one for one in all_))
-        return made
-
-    def enroll_ssh(
-        self, name: str, public_key: str, now: datetime, *, verified_user: bool
-    ) -> Factor:
-        """An operator's key; it counts at once, since a public key proves itself at its use."""
-        key = OperatorKey.parse(public_key)
-        if verified_user and not key.is_hardware:
-            raise UsageError("only a key in a hardware token asks for a PIN at each signature")
-        factor = Factor(
-            self._free(name or key.fingerprint), "ssh", now, public_key=public_key.strip(),
-            verified_user=verified_user,
-        )  # fmt: skip
-        self._change(lambda all_: (*all_, factor))
-        return factor
-
-    def remove(self, name: str) -> Factor:
-        """Take one away."""
-        found = [one for one in self.load().factors if one.name == name]
-        if not found:
-            raise UsageError(f"no second factor is called {name!r}", hint="Run: pgkeep factor list")
-        self._change(lambda all_: tuple(one for one in all_ if one.name != name))
-        return found[0]
-
-    def _free(self, name: str) -> str:
-        taken = {one.name for one in self.load().factors}
-        if name.startswith("SHA256:") and name not in taken:
-            return name
-        if not _NAME.fullmatch(name):
-            raise UsageError(f"{name!r} is not a name for a second factor", hint="Letters, digits, "
-                             "spaces and . _ @ - do.")  # fmt: skip
-        if name in taken:
-            raise UsageError(f"a second factor is called {name!r} already", hint="Choose another.")
-        return name
-
-    def _change(self, change: Callable[[tuple[Factor, ...]], tuple[Factor, ...]]) -> None:
-        with self._locked():
-            before = self.load()
-            made = Factors(FORMAT, before.number + 1, change(before.factors))
-            self._write(self._path, _FACTORS.dump_json(made))
-
-    # --- being asked ------------------------------------------------------------
-
-    def challenge(self, action: Action, now: datetime) -> Path:
-        """A text to sign for just this action, within the hour."""
-        self._approvals.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._forget_old(now)
-        nonce = secrets.token_hex(16)
-        path = self._approvals / f"{nonce}.txt"
-        write_private(path, _text(action, nonce, now).encode())
-        return path
-
-    def check(self, action: Action, given: Given, now: datetime) -> Factor:
-        """Whose factor it was; otherwise `FactorNeeded`, `FactorRefused` or `ApprovalInvalid`."""
-        factors = self.load().confirmed
-        if given.approval is not None:
-            return self._check_approval(factors, action, given.approval, now)
-        if given.code:
-            return self._check_code(factors, given.code.strip(), now)
-        raise FactorNeeded(f"a second factor is needed to {action}")
-
-    def _check_code(self, factors: Sequence[Factor], code: str, now: datetime) -> Factor:
-        with self._locked():
-            self._refuse_while_locked(now)
-            used = self._used()
-            for factor in factors:
-                if factor.kind != "totp":
-                    continue
-                after = used.last_steps.get(factor.name, -1)
-                step = totp.matching_step(bytes.fromhex(factor.secret), code, now, after=after)
-                if step is not None:
-                    self._succeeded(factor.name, step)
-                    return factor
-                if _hashed(code) in factor.codes:
-                    self._use_up(factor, _hashed(code))
-                    self._succeeded(factor.name, after)
-                    return factor
-            raise self._failed(now)
-
-    def _use_up(self, factor: Factor, hashed: str) -> None:
-        before = self.load()
-        left = replace(factor, codes=tuple(one for one in factor.codes if one != hashed))
-        factors = tuple(left if one.name == factor.name else one for one in before.factors)
-        self._write(self._path, _FACTORS.dump_json(Factors(FORMAT, before.number + 1, factors)))
-
-    def _check_approval(
-        self, factors: Sequence[Factor], action: Action, path: Path, now: datetime
-    ) -> Factor:
-        with self._locked():
-            text_path = self._approvals / path.name.removesuffix(".sig")
-            try:
-                signature, text = path.read_bytes(), text_path.read_bytes()
-            except OSError as exc:
-                raise ApprovalInvalid(
-                    f"{str(path)!r} approves nothing that waits here: it was used, or is too old"
-                ) from exc
-            nonce = text_path.name.removesuffix(".txt")
-            self._refuse_other_text(text.decode("utf-8", "replace"), action, nonce, now)
-            factor = _signer(factors, text, signature)
-            text_path.unlink()
-            return factor
-
-    def _refuse_other_text(self, text: str, action: Action, nonce: str, now: datetime) -> None:
-        begun = _begun(text)
-        if begun is None or text != _text(action, nonce, begun):
-            raise ApprovalInvalid(f"the signed text is not for this action ({action})")
-        if not timedelta(0) <= now - begun < _APPROVAL_LASTS:
-            raise ApprovalInvalid(f"the signed text is of {begun:%Y-%m-%d %H:%M} UTC: too old")
-
-    def _forget_old(self, now: datetime) -> None:
-        for path in self._approvals.glob("*.txt"):
-            with suppress(OSError):
-                if now.timestamp() - path.stat().st_mtime > _APPROVAL_LASTS.total_seconds():
-                    path.unlink()
-
-    # --- what failed and what was used ------------------------------------------------------------
-
-    def _refuse_while_locked(self, now: datetime) -> None:
-        until = self._used().locked_until
-        # A clock that was put back makes this longer, never shorter.
-        if until is not None and now < until:
-            raise FactorRefused(
-                f"too many wrong codes: locked until {until:%Y-%m-%d %H:%M:%S} UTC",
-                hint="Wait until then, or use an operator's SSH key.",
-            )
-
-    def _failed(self, now: datetime) -> FactorRefused:
-        used = self._used()
-        failures = used.failures + 1
-        if failures < _TRIES:
-            self._keep(replace(used, failures=failures))
-            left = _TRIES - failures
-            return FactorRefused(
-                f"the code is wrong or was used before ({left} more before a lock-out)"
-            )
-        lock = min(_FIRST_LOCK * 2**used.locks, _LONGEST_LOCK)
-        self._keep(replace(used, failures=0, locks=used.locks + 1, locked_until=now + lock))
-        minutes = lock.total_seconds() / 60
-        return FactorRefused(f"the code is wrong: locked for {minutes:.0f} minutes")
-
-    def _succeeded(self, name: str, step: int) -> None:
-        steps = {**self._used().last_steps, name: step}
-        self._keep(_Used(last_steps=steps))
-
-    def _used(self) -> _Used:
-        try:
-            return _USED.validate_json(self._state_path.read_bytes())
-        except FileNotFoundError:
-            return _Used()
-        except (OSError, ValueError):
-            # Whoever broke it shall not have a free try with a code that was used.
-            return _Used(locked_until=datetime.now(UTC) + _FIRST_LOCK)
-
-    def _keep(self, used: _Used) -> None:
-        self._write(self._state_path, _USED.dump_json(used))
-
-    def _write(self, path: Path, data: bytes) -> None:
-        try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_private(path, data)
-        except OSError as exc:
-            raise ConfigurationError(
-                f"cannot write to the state folder {str(self._folder)!r}:"
-                f" {(exc.strerror or str(exc)).lower()}",
-                hint="What cannot be noted cannot be refused a second time: free space there.",
-            ) from exc
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """One process at a time: a code that two give at once is good for one of them."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = os.open(
-            self._folder / "factors.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-        )
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(handle)
-
-    # --- the copies in repositories ------------------------------------------------------------
-
-    def copy(self, host: str, key: SigningKey, index: X25519Identity) -> tuple[str, bytes]:
-        """Where a repository keeps them, and the file."""
-        body = bytearray()
-        sealer = Sealer([index.recipient], level=3, sink=body.extend)
-        factors = self.load()
-        sealer.write(_FACTORS.dump_json(factors))
-        sealer.close()
-        head = (
-            f'{{"format":{FORMAT},"number":{factors.number},"sha256":"{sha256(body).hexdigest()}"}}'
-        )
-        return copy_name(host), pack(FIRST_LINE, head.encode() + b"\n", bytes(body), key)
-
-    def take_back(self, data: bytes, signer: PublicSigner, index: X25519Identity) -> bool:
-        """Use a repository's copy if it is newer than the file here; whether it was."""
-        try:
-            head, body = unpack(data, FIRST_LINE, [signer])
-            if sha256(body).hexdigest().encode() not in head:
-                return False
-            found = _FACTORS.validate_json(b"".join(unseal(body, [index])))
-        except (PgkeepError, ValueError):
-            return False
-        with self._locked():
-            if found.number <= self.load().number:
-                return False
-            self._write(self._path, _FACTORS.dump_json(found))
-        return True
-
-
-def copy_name(host: str) -> str:
-    """Where a repository keeps the factors of a host."""
-    return f"factors/{re.sub('[^A-Za-z0-9_-]', '-', host) or 'host'}.factors"
-
-
-def _signer(factors: Sequence[Factor], text: bytes, signature: bytes) -> Factor:
-    problem = "no operator's SSH key is enrolled"
-    for factor in factors:
-        if factor.kind != "ssh":
+            read = {name: shelf.files.read(name) for name in shelf.files.names() if _is_ours(name)}
+        except PgkeepError as exc:
+            problems.append(exc)
             continue
-        try:
-            factor.key.verify(text, signature, verified_user=factor.verified_user)
-        except NotAuthentic as exc:
-            problem = exc.message
-        else:
-            return factor
-    raise ApprovalInvalid(
-        f"the signature does not approve: {problem}",
-        hint=f"Sign with: ssh-keygen -Y sign -n {NAMESPACE} -f KEY FILE",
+        right = {name: data for name, data in read.items() if _is_right(name, data, shelf.trusted)}
+        files |= {name: data for name, data in right.items() if name not in files}
+        present[shelf.name] = frozenset(right)
+        for name in read.keys() - right.keys():
+            is_foreign = _is_right(name, read[name], shelf.named)
+            (foreign if is_foreign else wrong)[name] = f"{name} in {shelf.name}"
+    factors, spent = _put_together(files)
+    gone = {match[1] for name in files if (match := _REMOVED.fullmatch(name))}
+    return Gathered(
+        factors,
+        _without(wrong, files, gone),
+        _without(foreign, files, gone),
+        spent,
+        files,
+        present,
+        tuple(problems),
     )
 
 
-def _text(action: Action, nonce: str, begun: datetime) -> str:
-    """What an operator signs: everything that matters, readable."""
-    what = " ".join(action.what.splitlines())
-    return (
-        "pgkeep asks for your approval\n"
-        f"action: {action.name}\n"
-        f"what: {what}\n"
-        f"begun: {begun.astimezone(UTC).isoformat(timespec='seconds')}\n"
-        f"nonce: {nonce}\n"
+def _is_ours(name: str) -> bool:
+    return any(pattern.fullmatch(name) for pattern in (_ENROLLED, _REMOVED, _SPENT))
+
+
+def _without(
+    found: Mapping[str, str], right: Mapping[str, bytes], gone: set[str]
+) -> tuple[str, ...]:
+    """Of records of enrolment, those that no place has right and that were not removed."""
+    return tuple(
+        where
+        for name, where in sorted(found.items())
+        if (match := _ENROLLED.fullmatch(name)) and name not in right and match[1] not in gone
     )
 
 
-def _begun(text: str) -> datetime | None:
-    found = re.search(r"^begun: (\S+)$", text, re.M)
+def _is_right(name: str, data: bytes, signers: Sequence[PublicSigner]) -> bool:
+    """Whether it is well signed, and what its name says."""
     try:
-        return datetime.fromisoformat(found[1]) if found else None
-    except ValueError:
-        return None
+        head, _ = unpack(data, _FIRST_LINE, signers)
+        return _name_of(_parse(name, head)) == name
+    except (ValueError, NotAuthentic):
+        return False
+
+
+def _parse(name: str, head: bytes) -> Factor | Removal | Spent:
+    """`ValueError` if it is no record of the kind that the name says."""
+    if _ENROLLED.fullmatch(name):
+        return _FACTOR.validate_json(head)
+    if _REMOVED.fullmatch(name):
+        return _REMOVAL.validate_json(head)
+    return _SPENDING.validate_json(head)
+
+
+def _name_of(record: Factor | Removal | Spent) -> str:
+    if isinstance(record, Spent):
+        return f"{record.id}-{record.number}.spent"
+    return f"{record.id}.{record.record}"
+
+
+def _put_together(
+    files: Mapping[str, bytes],
+) -> tuple[tuple[Factor, ...], frozenset[tuple[str, int]]]:
+    enrolled: dict[str, Factor] = {}
+    removed: set[str] = set()
+    spent: set[tuple[str, int]] = set()
+    for name, data in files.items():
+        record = _parse(name, data[len(_FIRST_LINE) : data.index(b"\n", len(_FIRST_LINE)) + 1])
+        match record:
+            case Factor():
+                enrolled[record.id] = record
+            case Removal():
+                removed.add(record.id)
+            case Spent():
+                spent.add((record.id, record.number))
+    left = (factor for id_, factor in enrolled.items() if id_ not in removed)
+    return tuple(sorted(left, key=lambda one: (one.enrolled, one.id))), frozenset(spent)
+
+
+# --- writing --------------------------------------------------------------------------------
+
+
+def dump(record: Factor | Removal | Spent, key: SigningKey) -> tuple[str, bytes]:
+    """The name and the bytes of a record."""
+    text = _ADAPTERS[type(record)].dump_json(record) + b"\n"
+    return _name_of(record), pack(_FIRST_LINE, text, b"", key)
+
+
+def keep(shelves: Iterable[Shelf], files: Mapping[str, bytes]) -> tuple[PgkeepError, ...]:
+    """Put records into each place, as far as it takes them; what went wrong."""
+    problems: list[PgkeepError] = []
+    for shelf in shelves:
+        try:
+            for name, data in files.items():
+                shelf.files.write(name, data)
+        except PgkeepError as exc:
+            problems.append(exc)
+    return tuple(problems)
+
+
+def mend(shelves: Iterable[Shelf], gathered: Gathered) -> None:
+    """Give each place what others have and it has not; one that takes nothing stays as it is."""
+    for shelf in shelves:
+        there = gathered.present.get(shelf.name)
+        if there is None:
+            continue
+        with suppress(PgkeepError):
+            for name, data in gathered.files.items():
+                if name not in there:
+                    shelf.files.write(name, data)
+
+
+def new_id() -> str:
+    """Of a factor."""
+    return secrets.token_hex(8)
+
+
+# --- recovery codes -------------------------------------------------------------------------
+
+
+def new_recovery_codes() -> tuple[str, ...]:
+    """Codes to be written down: `abcd-efgh-jkmn-pqrs`."""
+    return tuple(_new_code() for _ in range(RECOVERY_CODES))
 
 
 def _new_code() -> str:
-    """80 random bits, in groups that can be read out."""
-    text = secrets.token_hex(10)
-    return "-".join(text[at : at + 5] for at in range(0, 20, 5))
+    letters = "".join(secrets.choice(_CODE_LETTERS) for _ in range(_CODE_LENGTH))
+    return "-".join(letters[i : i + 4] for i in range(0, _CODE_LENGTH, 4))
 
 
-def _hashed(code: str) -> str:
-    return sha256(code.strip().lower().encode()).hexdigest()
+def normal_recovery_code(text: str) -> str | None:
+    """A recovery code as it is hashed, however it was typed; None if it is of another form."""
+    letters = re.sub(r"[\s-]", "", text).lower()
+    is_one = len(letters) == _CODE_LENGTH and set(letters) <= set(_CODE_LETTERS)
+    return letters if is_one else None
+
+
+def hash_recovery_code(factor_id: str, code: str) -> str:
+    """What is kept of it. The factor's id is the salt."""
+    normal = normal_recovery_code(code) or ""
+    return sha256(f"pgkeep recovery code {factor_id} {normal}".encode()).hexdigest()
+
+
+def recovery_factor(codes: Sequence[str], name: str, host: str, now: datetime) -> Factor:
+    """The record of a set of recovery codes."""
+    id_ = new_id()
+    hashes = tuple(hash_recovery_code(id_, code) for code in codes)
+    return Factor(id_, name, FactorKind.RECOVERY, now.astimezone(UTC), host, codes=hashes)
+
+
+OpenSecret = Callable[[Factor], bytes]
+"""An app's secret, opened. `KeyMissing` if it cannot be, here."""

@@ -53,6 +53,20 @@ class KnownRepositories:
         except (OSError, ValueError, KeyError, TypeError):
             return Memory(where.name, "an unknown day")
 
+    def all(self) -> dict[str, str]:
+        """The names of all places that are remembered, by their `place_id`."""
+        found = {}
+        for path in sorted(self._folder.glob("*.json")):
+            try:
+                found[path.stem] = str(json.loads(path.read_bytes())["name"])
+            except (OSError, ValueError, KeyError, TypeError):
+                found[path.stem] = path.stem
+        return found
+
+    def forget_place(self, place: str) -> None:
+        """As `forget`, of a place that no configuration names any more."""
+        (self._folder / f"{place}.json").unlink(missing_ok=True)
+
     def remember(self, where: Where, now: datetime) -> None:
         """This host writes there; what is remembered already stays as it is."""
         path = self._path(where)
@@ -96,8 +110,13 @@ class KnownRepositories:
         )
 
     def _path(self, where: Where) -> Path:
-        place = f"{where.endpoint or ''} {where.url.rstrip('/')}"
-        return self._folder / f"{sha256(place.encode()).hexdigest()[:32]}.json"
+        return self._folder / f"{place_id(where)}.json"
+
+
+def place_id(where: Where) -> str:
+    """What tells a place from others, and does not show it."""
+    place = f"{where.endpoint or ''} {where.url.rstrip('/')}"
+    return sha256(place.encode()).hexdigest()[:32]
 
 
 def open_to_write(

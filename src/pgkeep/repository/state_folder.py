@@ -38,7 +38,7 @@ def secure(folder: Path) -> tuple[str, ...]:
                     hint="Put the file itself there.",
                 )
             _refuse_stranger(path, found)
-            if path.suffix != ".key":
+            if path.suffix not in (".key", ".sig"):  # a signature may be seen by anybody
                 mode = 0o700 if stat.S_ISDIR(found.st_mode) else 0o600
                 _close(path, found, mode, closed)
     return tuple(closed)

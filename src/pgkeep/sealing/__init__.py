@@ -1,6 +1,5 @@
 """Sealing, opening and signing: bytes in, bytes out, no files and no network."""
 
-from pgkeep.sealing import totp
 from pgkeep.sealing.age import AgeWriter, Sink, X25519Identity, X25519Recipient, open_sealed
 from pgkeep.sealing.gpg import Keyring
 from pgkeep.sealing.keys import (
@@ -62,7 +61,6 @@ __all__ = [
     "read_allowed_signers",
     "seal_to",
     "seal_with_passphrase",
-    "totp",
     "unseal",
     "verify",
 ]

@@ -11,6 +11,7 @@ from rich.table import Table
 from pgkeep.backup.backup import BackupResult, back_up, plan_only
 from pgkeep.backup.plan import BackupPlan, describe_plan
 from pgkeep.cli import words
+from pgkeep.cli.agreed import tend_to_factors
 from pgkeep.cli.backing_up import backup_request
 from pgkeep.cli.context import Context
 from pgkeep.cli.documents import backup_document, not_kept_documents
@@ -61,12 +62,13 @@ def backup(
             _show_plan(context, database, plan_only(request))
             return ExitCode.DONE
         result = back_up(request, reporter)
+    tend_to_factors(context)
     if context.as_json:
         context.answer(_document(result))
     else:
         _show(context, result)
     attention = any(item.needs_attention for item in result.contents.not_kept)
-    attention = attention or bool(result.differing or result.behind)
+    attention = attention or bool(result.differing or result.behind) or context.needs_attention
     return ExitCode.ATTENTION if attention else ExitCode.DONE
 
 

@@ -8,7 +8,7 @@ import rich_click as click
 from rich.markup import escape
 
 from pgkeep.cli import words
-from pgkeep.cli.approving import require_factor
+from pgkeep.cli.approving import action, require_factor
 from pgkeep.cli.choice import kinds_for
 from pgkeep.cli.commands.restore import scope_options
 from pgkeep.cli.context import Context
@@ -77,8 +77,16 @@ def export_command(
         owners=not no_owner,
         privileges=not no_privileges,
     )
-    where = "standard output" if output == "-" else str(path.resolve())
-    require_factor(context, "export", f"backup {manifest.backup} to {where}", database=database)
+    wanted = action(
+        "export",
+        database,
+        backup=manifest.backup,
+        output="standard output" if output == "-" else path.resolve(),
+        tables=tables,
+        schema_only=schema_only,
+        data_only=data_only,
+    )
+    require_factor(context, wanted, found.repositories)
     with context.reporter() as reporter:
         if output == "-":
             standard = BinaryOutput()

@@ -8,7 +8,7 @@ import rich_click as click
 from rich.markup import escape
 
 from pgkeep.cli import words
-from pgkeep.cli.approving import require_factor
+from pgkeep.cli.approving import action, require_factor
 from pgkeep.cli.context import Context
 from pgkeep.cli.options import command_options, refuse_together
 from pgkeep.cli.target import target_address
@@ -74,8 +74,15 @@ def files_command(
     if not records:
         raise UsageError("no file of the backup matches", hint="Quote patterns: 'avatars/*'.")
     if to_folder is not None:
-        what = f"{len(records)} files to {to_folder.resolve()}"
-        require_factor(context, "export", what, database=database)
+        wanted = action(
+            "export files",
+            database,
+            backup=found.manifest.backup,
+            files=len(records),
+            matching=tuple(patterns),
+            folder=to_folder.resolve(),
+        )
+        require_factor(context, wanted, found.repositories)
         return _into_folder(context, contents, sealed, records, to_folder)
     if to_project is not None:
         return _into_project(context, contents, sealed, records, (to_project, key, target))

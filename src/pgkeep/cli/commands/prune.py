@@ -10,7 +10,7 @@ import rich_click as click
 from rich.markup import escape
 
 from pgkeep.cli import words
-from pgkeep.cli.approving import require_for_shorter_retention
+from pgkeep.cli.agreed import refuse_shorter_retention
 from pgkeep.cli.context import Context
 from pgkeep.cli.options import command_options
 from pgkeep.errors import ExitCode, PgkeepError
@@ -31,11 +31,12 @@ def prune_command(context: Context, dry_run: bool) -> ExitCode:
     once. Needs no key that opens any backup.
     """
     policy = context.retention()
-    if not dry_run:
-        require_for_shorter_retention(context)
     done: dict[str, Pruned] = {}
     journals: dict[str, dict[str, PrunedJournal]] = {}
-    for repository in context.repositories():
+    repositories = context.repositories()
+    if not dry_run:
+        refuse_shorter_retention(context, repositories)
+    for repository in repositories:
         try:
             pruned = _prune(context, repository, policy, dry_run=dry_run)
             done[repository.name] = pruned

@@ -14,7 +14,7 @@ from rich.markup import escape
 from pgkeep import config as configuration
 from pgkeep.backup.backup import back_up
 from pgkeep.cli import words
-from pgkeep.cli.approving import require_factor
+from pgkeep.cli.approving import action, require_factor
 from pgkeep.cli.backing_up import backup_request
 from pgkeep.cli.choice import Choice, choose_backup_for, critical_tables
 from pgkeep.cli.commands.capture import slot_name
@@ -115,9 +115,16 @@ def recover_command(
             (context.out if dry_run else context.err).print(escape(line))
     if dry_run:
         return ExitCode.DONE
-    what = f"backup {choice.found.manifest.backup} to {moment or 'its own moment'}: {plan.target}"
-    require_factor(context, "recover", what, database=database)
     _confirm(plan, ask=not yes)
+    wanted = action(
+        "recover",
+        database,
+        backup=plan.backup,
+        moment=plan.moment,
+        target=plan.target,
+        old_database=plan.keeping.value,
+    )
+    require_factor(context, wanted, choice.found.repositories)
     return _recover(context, plan, choice, progress or _begin(context, plan, moment))
 
 

@@ -6,7 +6,7 @@ import rich_click as click
 from rich.markup import escape
 
 from pgkeep.cli import words
-from pgkeep.cli.approving import require_factor
+from pgkeep.cli.approving import action, require_factor
 from pgkeep.cli.context import Context
 from pgkeep.cli.options import command_options
 from pgkeep.errors import ExitCode
@@ -23,10 +23,12 @@ def reseal_command(context: Context, dry_run: bool) -> ExitCode:
     Opens each epoch's key with yours and seals it to them; no object and no database is read.
     """
     recipients = Recipients.find(context.recipients(), context.gpg_home)
+    repositories = context.repositories()
     if not dry_run:
-        to = ", ".join(recipients.names)
-        require_factor(context, "reseal", f"the keys of all backups to {to}")
-    done = reseal(context.repositories(), recipients, context.open_epoch_key, dry_run=dry_run)
+        places = tuple(one.store.url for one in repositories)
+        wanted = action("reseal", recipients=recipients.names, repositories=places)
+        require_factor(context, wanted, repositories, strict=True)
+    done = reseal(repositories, recipients, context.open_epoch_key, dry_run=dry_run)
     problems = [item.problem for item in done if item.problem is not None]
     if problems and len(problems) == len(done):
         raise problems[0]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import rich_click as click
 from rich.markup import escape
 
 from pgkeep.cli import words
-from pgkeep.cli.approving import require_factor
+from pgkeep.cli.approving import action, ask_for_factor
 from pgkeep.cli.choice import choose_backup_for, chosen_moment, critical_tables
 from pgkeep.cli.context import Context
+from pgkeep.cli.enrolled import look_up
 from pgkeep.cli.options import command_options, refuse_together
-from pgkeep.cli.target import target_address
+from pgkeep.cli.target import is_occupied, target_address
 from pgkeep.errors import ExitCode, UsageError
 from pgkeep.model import Manifest
 from pgkeep.recovery import cron
@@ -27,6 +29,7 @@ from pgkeep.recovery.plan import (
 )
 from pgkeep.recovery.request import RestoreRequest, RestoreResult
 from pgkeep.recovery.restore import describe_plan, plan_only, raise_unless_proven, restore
+from pgkeep.repository.repository import Repository
 
 
 def scope_options(function: click.decorators.FC) -> click.decorators.FC:
@@ -165,9 +168,7 @@ def restore_command(
     if dry_run:
         _show_plan(context, request, plan_only(request))
         return ExitCode.DONE
-    if data_only or request.allow_occupied:
-        what = f"backup {manifest.backup} into {request.target}, which may hold other things"
-        require_factor(context, "restore", what, database=database)
+    _require_factor_beside_others(context, database, request, choice.found.repositories)
     return _restore(context, request)
 
 
@@ -185,6 +186,32 @@ def _restore(context: Context, request: RestoreRequest) -> ExitCode:
     inexact = bool(result.replayed is not None and result.replayed.not_exact)
     attention = context.needs_attention or inexact or bool(result.refused)
     return ExitCode.ATTENTION if attention else ExitCode.DONE
+
+
+def _require_factor_beside_others(
+    context: Context, database: str, request: RestoreRequest, repositories: Sequence[Repository]
+) -> None:
+    """A second factor, where one is enrolled and the target holds something already.
+
+    A target that has to be empty needs no look: the restore itself refuses it otherwise.
+    """
+    scope = request.scope
+    if scope.schema and scope.into_schema is None and not request.allow_occupied:
+        return
+    enrolled = look_up(context, repositories)
+    if enrolled.gathered.is_enrolled and is_occupied(request.target):
+        wanted = action(
+            "restore",
+            database,
+            backup=request.manifest.backup,
+            target=request.target,
+            tables=scope.tables,
+            without_schema=not scope.schema,
+            without_data=not scope.data,
+            into_schema=scope.into_schema,
+            where=scope.where,
+        )
+        ask_for_factor(enrolled, wanted)
 
 
 def _resume_jobs(context: Context, request: RestoreRequest, *, dry_run: bool) -> ExitCode:

@@ -8,6 +8,7 @@ import rich_click as click
 from rich.markup import escape
 
 from pgkeep.cli import words
+from pgkeep.cli.agreed import tend_to_factors
 from pgkeep.cli.context import Context
 from pgkeep.cli.options import command_options
 from pgkeep.errors import ExitCode, PgkeepError
@@ -28,6 +29,7 @@ def sync_command(context: Context, database: str | None, dry_run: bool) -> ExitC
     Each repository gets the kinds that it is configured for. Ends with 3 if something is missing
     still.
     """
+    tend_to_factors(context)
     opened = context.repositories() if dry_run else context.repositories_to_write()
     listings = context.listings(opened, database)
     repositories = [one for one in opened if one.name in listings]

@@ -9,6 +9,7 @@ import rich_click as click
 from rich.markup import escape
 
 from pgkeep.cli import words
+from pgkeep.cli.agreed import tend_to_factors
 from pgkeep.cli.context import Context, Found
 from pgkeep.cli.options import command_options
 from pgkeep.config import parse_size
@@ -37,6 +38,7 @@ def verify_command(context: Context, read: str | None, no_heal: bool) -> ExitCod
     """
     limit = None if read == "all" else parse_size(read) if read else 0
     dates = ReadingDates(context.config.state_dir / "verified.sqlite")
+    tend_to_factors(context)
     opened = context.repositories()
     listings = context.listings(opened, None)
     repositories = tuple(one for one in opened if one.name in listings)
