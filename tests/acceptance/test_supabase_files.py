@@ -13,7 +13,6 @@ from conftest import Workbench
 from pgkeep.errors import ConfigurationError
 from pgkeep.platforms.file_services import RestService
 from receivers import free_port
-
 from second_factors import Person
 from supabase_server import ProjectServer, Version
 from supabase_storage import KEY, Storage, supabase_storage
