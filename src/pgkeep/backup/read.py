@@ -53,6 +53,9 @@ STAGE = "reading"
 # Ranges that one question is about: the way to the server may be long.
 _RANGES_IN_A_QUESTION = 16
 
+_ALONE = "SET max_parallel_workers_per_gather = 0"
+_IN_PARALLEL = "RESET max_parallel_workers_per_gather"
+
 # A table of so many ranges is first asked about a few: if it changed, they tell as a rule, and one
 # pass over the whole of it, which would tell no more, is spared half of its work.
 _RANGES_WORTH_A_PROBE = 16
@@ -431,12 +434,17 @@ class Counted:
 
 
 def _count(readers: Readers, table: catalog.Relation, horizon: int | None) -> Counted:
-    """Count a table without any range; with a horizon, its young rows in the same pass."""
+    """Count a table without any range; with a horizon, its young rows in the same pass.
+
+    That pass is what everything waits for, and may use several processes of the server; a plain
+    count goes on beside the reading, and takes a third more of its processors with them.
+    """
     what = f"table {table.name}"
     if horizon is None:
         (rows,) = _values(readers, what, catalog.count_query(table.name, table.condition))
         return Counted(rows, None)
-    rows, young = _values(readers, what, unchanged_query(table.name.sql, horizon))
+    query = unchanged_query(table.name.sql, horizon)
+    rows, young = _values(readers, what, query, in_parallel=True)
     return Counted(rows, young)
 
 
@@ -467,9 +475,10 @@ def _what(part: PartRead) -> str:
     return f"table {part.table.name}" if part.table else "large objects"
 
 
-def _values(readers: Readers, what: str, query: str) -> list[int]:
+def _values(readers: Readers, what: str, query: str, *, in_parallel: bool = False) -> list[int]:
     """The integers in a query's rows, one row after the other."""
     with readers.lend(what) as reader:
+        reader.execute([_IN_PARALLEL if in_parallel else _ALONE])
         text = b"".join(bytes(piece) for piece in reader.read(query))
     return [int(value) for value in text.split()]
 
