@@ -198,10 +198,7 @@ class CopyReader:
 
     def _lines_in(self, text: bytearray) -> int:
         """Where lines are not short, taking them out is three times as fast as counting bytes."""
-        if self._are_long:
-            lines = len(text) - len(text.replace(b"\n", b""))
-        else:
-            lines = text.count(b"\n")
+        lines = len(text) - len(text.replace(b"\n", b"")) if self._are_long else text.count(b"\n")
         self._are_long = lines * _LONG_LINE_BYTES < len(text)
         return lines
 
