@@ -275,6 +275,7 @@ def _are_unchanged(readers: Readers, parts: Sequence[PartRead]) -> list[bool]:
 
 
 def what_is_read(part: PartRead) -> str:
+    """In words, for errors."""
     return f"table {part.table.name}" if part.table else "large objects"
 
 

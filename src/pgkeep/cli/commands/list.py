@@ -81,7 +81,7 @@ def _refuse_unknown(context: Context, database: str, repositories: Sequence[Repo
         )
 
 
-def _lines(found: list[Manifest], where: dict[str, list[str]], now: datetime) -> Iterator[str]:
+def _lines(found: Sequence[Manifest], where: dict[str, list[str]], now: datetime) -> Iterator[str]:
     """Two lines a backup, under a heading for each database: whole on a narrow terminal too."""
     for database in sorted({manifest.database for manifest in found}):
         yield f"[bold cyan]{database}[/]"
