@@ -756,3 +756,37 @@ def test_a_full_disk_holds_the_slot_and_nothing_is_lost(
         assert numbers(reader) == list(range(1, 40003))
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+# --- the backups that it asks for -----------------------------------------------------------------
+
+
+def kept(workbench: Workbench) -> list[str]:
+    """The kinds of the backups that there are, oldest first."""
+    listed = workbench.pgkeep("list", "shop", "--json").document
+    assert isinstance(listed, list)
+    return [one["kind"] for one in reversed(listed)]
+
+
+def test_a_backup_that_a_killed_capture_wanted_is_made_by_the_next(
+    workbench: Workbench, source: str
+) -> None:
+    ready(workbench, source)  # it began a chain, and died before the backup that leads to it
+    assert kept(workbench) == []
+    without = workbench.config.read_text()
+    workbench.config.write_text(without.replace("backups = false\n", ""))
+    capture(workbench)
+    assert kept(workbench) == ["full"]
+    capture(workbench)
+    assert kept(workbench) == ["full"], "nothing is owed any more"
+
+    workbench.config.write_text(without)
+    time.sleep(1)  # names tell times to the second
+    run_sql(source, "CREATE TABLE more (n integer PRIMARY KEY)")
+    capture(workbench)
+    workbench.config.write_text(without.replace("backups = false\n", ""))
+    time.sleep(1)
+    capture(workbench)
+    assert kept(workbench) == ["full", "schema", "full"]
+    capture(workbench)
+    assert kept(workbench) == ["full", "schema", "full"]
