@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from pgkeep import __version__
@@ -11,8 +11,7 @@ from pgkeep.cli.choice import Choice
 from pgkeep.cli.context import Context
 from pgkeep.model import FORMAT
 from pgkeep.recovery.moment import AtTime
-from pgkeep.recovery.proof import Proof
-from pgkeep.repository.evidence import Details, Evidence, Outcome, Step, seal_evidence
+from pgkeep.repository.evidence import Compared, Details, Evidence, Outcome, Step, seal_evidence
 from pgkeep.sealing import X25519Identity
 
 
@@ -26,7 +25,7 @@ class Occasion:
     steps: tuple[Step, ...]
     outcome: Outcome
     server: str
-    proof: Proof | None
+    compared: Compared = field(default_factory=Compared)
 
 
 def keep_evidence(
@@ -37,7 +36,7 @@ def keep_evidence(
     details: Details,
 ) -> str:
     """Put it into every repository; what one cannot take is a notice. The path of the file."""
-    found, proof = choice.found, occasion.proof
+    found, compared = choice.found, occasion.compared
     moment = choice.journey.moment if choice.journey else None
     head = Evidence(
         format=FORMAT,
@@ -51,11 +50,11 @@ def keep_evidence(
         steps=occasion.steps,
         outcome=occasion.outcome,
         server=occasion.server,
-        tables=len(proof.tables) if proof else 0,
-        rows=proof.rows if proof else 0,
+        tables=compared.tables,
+        rows=compared.rows,
         text_bytes=found.manifest.totals.text_bytes,
-        definitions=proof.definitions if proof else 0,
-        sequences=proof.sequences if proof else 0,
+        definitions=compared.definitions,
+        sequences=compared.sequences,
         differences=len(details.differences) + bool(details.problem),
         checks=len(details.checks),
         checks_failed=sum(not one.passed for one in details.checks),

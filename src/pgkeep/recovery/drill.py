@@ -6,13 +6,13 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psycopg
 
 from pgkeep.errors import PgkeepError, ProgramMissing
-from pgkeep.events import Event, Noticed, Reporter, StageBegan, StageEnded
+from pgkeep.events import Noticed, Reporter, StageBegan, StageEnded
 from pgkeep.model import quote_identifier
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.archive import Archive, leave_out_extensions, read_archive
@@ -25,7 +25,8 @@ from pgkeep.recovery.checks import Check, check_indexes, run_checks
 from pgkeep.recovery.files import Sample, check_files
 from pgkeep.recovery.fill import CRITICAL
 from pgkeep.recovery.request import RestoreRequest, RestoreResult
-from pgkeep.recovery.restore import restore, schema_archive
+from pgkeep.recovery.restore import COUNTED_SINCE, restore, schema_archive
+from pgkeep.recovery.timed import Timed
 from pgkeep.repository.evidence import CheckResult, Details, NotCovered, Outcome, Step
 
 SERVER, CHECKS = "starting", "asking"
@@ -75,7 +76,7 @@ class DrillResult:
 
 def drill(request: DrillRequest, reporter: Reporter) -> DrillResult:
     """Restore, compare and ask. Whatever fails is in the result; nothing is left behind."""
-    timed = _Timed(reporter, request.clock)
+    timed = Timed(reporter, request.clock, COUNTED_SINCE)
     run = _Drill(request, timed)
     try:
         with _target(request, timed) as (address, server):
@@ -87,28 +88,10 @@ def drill(request: DrillRequest, reporter: Reporter) -> DrillResult:
     return run.result()
 
 
-@dataclass(slots=True)
-class _Timed:
-    """Passes events on, and notes how long each stage took."""
-
-    reporter: Reporter
-    clock: Callable[[], float]
-    steps: list[Step] = field(default_factory=list)
-    _begun: dict[str, float] = field(default_factory=dict)
-
-    def report(self, event: Event) -> None:
-        if isinstance(event, StageBegan):
-            self._begun[event.stage] = self.clock()
-        elif isinstance(event, StageEnded) and event.stage in self._begun:
-            seconds = self.clock() - self._begun.pop(event.stage)
-            self.steps.append(Step(event.stage, round(seconds, 3)))
-        self.reporter.report(event)
-
-
 class _Drill:
     """One drill under way."""
 
-    def __init__(self, request: DrillRequest, reporter: _Timed) -> None:
+    def __init__(self, request: DrillRequest, reporter: Timed) -> None:
         self._request = request
         self._reporter = reporter
         self._restored: RestoreResult | None = None

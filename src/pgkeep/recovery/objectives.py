@@ -11,6 +11,9 @@ from pgkeep.model import Manifest
 from pgkeep.recovery.fill import CRITICAL
 from pgkeep.repository.evidence import Evidence, Outcome
 
+CRITICAL_BACK, WHOLE_BACK = "critical tables back", "whole database back"
+APPLICATION_BACK = "application back"
+
 
 @dataclass(frozen=True, slots=True)
 class Objective:
@@ -21,6 +24,12 @@ class Objective:
     measured: timedelta | None
     by: str
     """What measured it, in words."""
+
+    @property
+    def measured_seconds(self) -> float:
+        """Of one that was measured."""
+        assert self.measured is not None
+        return self.measured.total_seconds()
 
     @property
     def is_met(self) -> bool | None:
@@ -46,6 +55,25 @@ class Facts:
 def judge(objectives: ObjectivesConfig, facts: Facts) -> tuple[Objective, ...]:
     """Every promise beside what was measured last."""
     return tuple(_judge(objectives, facts))
+
+
+def judge_recovery(
+    objectives: ObjectivesConfig,
+    critical: float | None,
+    database: float | None,
+    application: float,
+) -> tuple[Objective, ...]:
+    """When what was back, in seconds since a recovery was begun, beside what was promised."""
+    found = (
+        (CRITICAL_BACK, objectives.critical_rto_minutes, critical),
+        (WHOLE_BACK, objectives.full_rto_minutes, database),
+        (APPLICATION_BACK, objectives.application_rto_minutes, application),
+    )
+    return tuple(
+        Objective(name, timedelta(minutes=promised), timedelta(seconds=measured), "this recovery")
+        for name, promised, measured in found
+        if measured is not None
+    )
 
 
 def restore_estimate(facts: Facts) -> timedelta | None:
@@ -106,13 +134,13 @@ def _judge(objectives: ObjectivesConfig, facts: Facts) -> Iterator[Objective]:
     critical = [step.seconds for step in passed.steps if step.name == CRITICAL] if passed else []
     if critical:
         yield Objective(
-            "critical tables back",
+            CRITICAL_BACK,
             objectives.critical_rto_minutes * minutes,
             timedelta(seconds=critical[0]),
             "the last drill",
         )
     yield Objective(
-        "whole database back",
+        WHOLE_BACK,
         objectives.full_rto_minutes * minutes,
         restore_estimate(facts),
         "the last drills, by size",

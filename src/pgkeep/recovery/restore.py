@@ -25,7 +25,7 @@ from pgkeep.postgres.dumping import dump_schema
 from pgkeep.postgres.session import Connection, connect, lost_since, server_major, translated
 from pgkeep.postgres.statements import DROP_PUBLIC, create_table_like
 from pgkeep.recovery import proof, target
-from pgkeep.recovery.fill import Filled, fill
+from pgkeep.recovery.fill import CRITICAL, Filled, fill
 from pgkeep.recovery.journey import Journey
 from pgkeep.recovery.landing import Landing, Run
 from pgkeep.recovery.moment import AtTime
@@ -35,6 +35,8 @@ from pgkeep.recovery.plan import RestorePlan, Scope, check_scope, plan_restore
 from pgkeep.recovery.request import Lost, RestoreRequest, RestoreResult
 
 CHECKING, DEFINING, FINISHING, SETTLING = "checking", "defining", "finishing", "settling"
+COUNTED_SINCE = {CRITICAL: CHECKING}
+"""When the critical tables are back counts from the beginning of the restore."""
 
 
 def restore(request: RestoreRequest, reporter: Reporter) -> RestoreResult:
@@ -68,6 +70,8 @@ def restore(request: RestoreRequest, reporter: Reporter) -> RestoreResult:
                 filled = fill(run, missing)
             result = _finish(run, filled, roles)
             if mark is not None and not result.lost and result.proof.holds:
+                if request.when_proven is not None:
+                    request.when_proven(result)
                 mark.take_off()
     return result
 

@@ -210,6 +210,17 @@ class Mark:
             _say(self.connection, self.before)
 
 
+def is_marked(connection: Connection) -> bool:
+    """Whether a restore has left the target incomplete, or is under way."""
+    return _comment(connection).startswith(MARK)
+
+
+def take_mark_off(connection: Connection) -> None:
+    """Of a target that is complete: who restored it did not come to that."""
+    if is_marked(connection):
+        _say(connection, "")
+
+
 def _say(connection: Connection, text: str) -> bool:
     row = connection.execute(
         "SELECT pg_catalog.pg_has_role(datdba, 'USAGE'), datname FROM pg_catalog.pg_database"

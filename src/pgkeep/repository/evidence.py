@@ -46,6 +46,16 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Compared:
+    """How much was held against the backup."""
+
+    tables: int = 0
+    rows: int = 0
+    definitions: int = 0
+    sequences: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class NotCovered:
     """Something that was not proven, and why."""
 

@@ -23,7 +23,7 @@ from pgkeep.recovery.load import Sealed
 from pgkeep.recovery.moment import parse_moment
 from pgkeep.recovery.plan import Scope
 from pgkeep.recovery.request import RestoreRequest
-from pgkeep.repository.evidence import Outcome
+from pgkeep.repository.evidence import Compared, Outcome
 from pgkeep.repository.repository import Listing, choose_backup
 from pgkeep.sealing import X25519Identity
 
@@ -145,7 +145,7 @@ def _occasion(started: datetime, result: DrillResult) -> Occasion:
         steps=result.steps,
         outcome=result.outcome,
         server=result.server,
-        proof=result.restored.proof if result.restored else None,
+        compared=result.restored.proof.compared if result.restored else Compared(),
     )
 
 
