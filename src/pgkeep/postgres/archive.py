@@ -146,8 +146,10 @@ def select_tables(archive: Archive, tables: Collection[tuple[str, str]]) -> Sele
     return Selection(frozenset(selected), frozenset((e.namespace, e.tag) for e in found))
 
 
-def leave_out_extensions(archive: Archive, names: Collection[str]) -> Selection:
-    """All that can be made where these extensions cannot: what needs one, in whatever way, is out.
+def leave_out_extensions(
+    archive: Archive, names: Collection[str], besides: Collection[int] = ()
+) -> Selection:
+    """All that can be made where these extensions (and entries) cannot: what needs one is out.
 
     What the text of a function's body names is not in an archive's dependencies.
     """
@@ -155,7 +157,7 @@ def leave_out_extensions(archive: Archive, names: Collection[str]) -> Selection:
     doomed = links.dependents(
         entry.dump_id
         for entry in archive.entries
-        if entry.kind == "EXTENSION" and entry.tag in names
+        if (entry.kind == "EXTENSION" and entry.tag in names) or entry.dump_id in besides
     )
     left = [entry for entry in archive.entries if entry.dump_id not in doomed]
     tables = frozenset((e.namespace, e.tag) for e in left if e.kind in _TABLES)

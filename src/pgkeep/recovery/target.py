@@ -165,17 +165,8 @@ def missing_roles(connection: Connection, contents: Contents) -> tuple[str, ...]
 def create_missing_roles(connection: Connection, contents: Contents) -> tuple[str, ...]:
     """Make them, without passwords; the names of those that were made."""
     missing = missing_roles(connection, contents)
-    there = catalog.existing_roles(connection) | set(missing)
-    roles = [role for role in contents.roles if role.name in missing]
     try:
-        with connection.transaction():
-            for role in roles:
-                for statement in create_role(role):
-                    connection.execute(statement.encode())
-            for role in roles:
-                kept = tuple(group for group in role.member_of if group in there)
-                for statement in grant_memberships(role, kept):
-                    connection.execute(statement.encode())
+        create_roles(connection, contents, missing)
     except Exception as exc:
         reason = str(exc).splitlines()[0]
         raise TargetNotReady(
@@ -185,6 +176,20 @@ def create_missing_roles(connection: Connection, contents: Contents) -> tuple[st
             " --no-owner --no-privileges.",
         ) from exc
     return missing
+
+
+def create_roles(connection: Connection, contents: Contents, names: Sequence[str]) -> None:
+    """Make roles, without passwords and all or none, and members of groups that are there."""
+    there = catalog.existing_roles(connection) | set(names)
+    roles = [role for role in contents.roles if role.name in names]
+    with connection.transaction():
+        for role in roles:
+            for statement in create_role(role):
+                connection.execute(statement.encode())
+        for role in roles:
+            kept = tuple(group for group in role.member_of if group in there)
+            for statement in grant_memberships(role, kept):
+                connection.execute(statement.encode())
 
 
 @dataclass(frozen=True, slots=True)

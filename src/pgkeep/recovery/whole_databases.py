@@ -118,7 +118,7 @@ def create_database(connection: Connection, name: str, like: DatabaseProperties)
         f" ENCODING {literal(like.encoding)}"
     )
     for locale in _locales(like, server_major(connection)):
-        with suppress(psycopg.errors.WrongObjectType, psycopg.errors.InvalidParameterValue):
+        with suppress(*_NO_SUCH_LOCALE):
             connection.execute(f"{create}{locale}".encode())
             return ""
     # Encodings other than UTF8 fit the locale C on any server.
@@ -127,6 +127,11 @@ def create_database(connection: Connection, name: str, like: DatabaseProperties)
 
 
 _C_LOCALE = " LOCALE 'C'"
+_NO_SUCH_LOCALE = (
+    psycopg.errors.WrongObjectType,
+    psycopg.errors.InvalidParameterValue,
+    psycopg.errors.FeatureNotSupported,  # a server that was built without ICU
+)
 
 
 def _locales(like: DatabaseProperties, major: int) -> Iterator[str]:
