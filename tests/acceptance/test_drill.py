@@ -6,6 +6,7 @@ import json
 import re
 import resource
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ import pytest
 from comparison import load_statements
 from conftest import Workbench
 from failures import MAIN, SMALL_SHOP, backups, finished, start, wait_until
+from journals import captured
 from pgkeep.cli.context import Context
 from pgkeep.cli.main import run
 from pgkeep.model import DatabaseProperties
@@ -433,3 +435,87 @@ def test_a_server_without_the_locale_is_told_of(server: ScratchServer) -> None:
     server.drop_database("without_locale")
     server.drop_database("without_libc")
     assert lacking in ("", "this server lacks the locale 'de-DE' (icu)")
+
+
+# --- the application, and what status shows ---------------------------------------------------
+
+APPLICATION = """
+import os, sys, time
+import psycopg
+with psycopg.connect(os.environ["PGKEEP_DRILL_URL"]) as connection:
+    connection.execute("INSERT INTO notes VALUES ('the application writes')")
+    print(connection.execute("SELECT count(*) FROM users").fetchone())
+time.sleep(1)
+"""
+
+
+def start_application(workbench: Workbench, command: list[str]) -> None:
+    value = json.dumps([command])
+    configure(workbench, f"\n[databases.shop.drill]\napplication = {value}\n")
+
+
+def measured(workbench: Workbench, name: str) -> dict[str, Any]:
+    (status,) = json.loads(workbench.pgkeep("status", "--json", expect=None).out)
+    (found,) = (one for one in status["objectives"] if one["name"] == name)
+    assert isinstance(found, dict)
+    return found
+
+
+def test_a_drill_starts_the_application_and_measures_it(workbench: Workbench, shop: str) -> None:
+    drill(workbench)
+    without = measured(workbench, "application back")
+    assert without["by"] == "the last drills, without its start"
+    start_application(workbench, [sys.executable, "-c", APPLICATION])
+    document = drill(workbench)
+    assert document["outcome"] == "passed"
+    (step,) = (one for one in document["steps"] if one["name"] == "application")
+    assert step["seconds"] >= 1
+    found = measured(workbench, "application back")
+    assert found["by"] == "the last drills, with its start"
+    assert found["measured_seconds"] >= step["seconds"]
+    assert (found["met"], found["promised_seconds"]) == (True, 1800)
+
+
+def test_an_application_that_does_not_start_fails_the_drill(
+    workbench: Workbench, shop: str
+) -> None:
+    script = workbench.folder / "start"
+    script.write_text('#!/bin/sh\necho "no: $PGKEEP_DRILL_URL" >&2\nexit 3\n')
+    script.chmod(0o700)
+    start_application(workbench, [str(script)])
+    failed = workbench.pgkeep("drill", "shop", expect=1)
+    assert "check 'application': the command" in failed.err
+    assert "ended with 3: no: postgresql://postgres:***@127.0.0.1" in failed.err
+
+
+def test_the_application_of_a_drill_ends_with_it(workbench: Workbench, shop: str) -> None:
+    pid = workbench.folder / "pid"
+    start_application(workbench, ["sh", "-c", f"sleep 3600 & echo $! > {pid}"])
+    drill(workbench)
+    state = Path("/proc", pid.read_text().strip(), "stat")
+    wait_until(lambda: not state.exists() or state.read_text().split()[2] == "Z", "it has ended")
+
+
+def test_status_says_what_was_proven_from_where_and_what_was_not(
+    workbench: Workbench, shop: str
+) -> None:
+    configure(workbench, '\n[[databases.shop.checks]]\nname = "mine"\nsql = "SELECT 1 LIMIT 0"\n')
+    workbench.pgkeep("drill", "shop", expect=1)
+    shown = workbench.pgkeep("status", expect=3).out
+    (backup,) = backups(workbench)
+    assert f"of {backup} from local, on PostgreSQL 17" in shown
+    assert "✗ mine: no rows" in shown
+    (status,) = json.loads(workbench.pgkeep("status", "--json", expect=3).out)
+    assert status["last_drill"]["checks"][0] == {
+        "name": "mine", "passed": False, "found": "no rows",
+    }  # fmt: skip
+
+
+def test_changes_of_the_schema_are_promised_not_to_be_lost(workbench: Workbench, shop: str) -> None:
+    found = measured(workbench, "schema changes lost")
+    assert (found["promised_seconds"], found["met"]) == (24 * 3600, True)
+    assert found["by"] == "the newest backup with definitions"
+    with captured(workbench, shop, "pgkeep_shop") as journal:
+        journal.cut()
+        found = measured(workbench, "schema changes lost")
+    assert (found["promised_seconds"], found["measured_seconds"], found["met"]) == (0, 0, True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psycopg
 
-from pgkeep.errors import PgkeepError
+from pgkeep.errors import PgkeepError, RestoreFailed
 from pgkeep.events import Noticed, Reporter, StageBegan, StageEnded
 from pgkeep.model import quote_identifier
 from pgkeep.postgres.address import Address
@@ -21,6 +21,8 @@ from pgkeep.recovery.drill_places import Place, drill_place, empty_database_besi
 from pgkeep.recovery.files import Sample, check_files
 from pgkeep.recovery.fill import CRITICAL
 from pgkeep.recovery.foreign_keys import check_foreign_keys
+from pgkeep.recovery.hooks import Hooks
+from pgkeep.recovery.objectives import APPLICATION
 from pgkeep.recovery.request import RestoreRequest, RestoreResult
 from pgkeep.recovery.restore import COUNTED_SINCE, restore, schema_archive
 from pgkeep.recovery.role_needs import in_need_of
@@ -39,6 +41,9 @@ class DrillRequest:
     server: Address | None = None
     """A server to make a database on; None: a scratch server of the source's version is started."""
     bin_dirs: tuple[Path, ...] = ()
+    application: tuple[tuple[str, ...], ...] = ()
+    """Commands that start the application against the database, and end once it answers."""
+    application_seconds: float = 300
     clock: Callable[[], float] = time.monotonic
 
 
@@ -84,6 +89,7 @@ def drill(request: DrillRequest, reporter: Reporter) -> DrillResult:
             timed.report(StageEnded(SERVER, place.server))
             run.restore(place)
             run.ask(place.address)
+            run.start_application(place.address)
     except PgkeepError as exc:
         run.problem = exc.message
     return run.result()
@@ -148,6 +154,28 @@ class _Drill:
         failed = sum(not one.passed for one in self._checks)
         summary = f"{len(self._checks)} checks, {failed} failed"
         self._reporter.report(StageEnded(CHECKS, summary))
+
+    def start_application(self, address: Address) -> None:
+        """Last, since it may write. It ends with the drill."""
+        request = self._request
+        if not request.application:
+            return
+        self._reporter.report(StageBegan(APPLICATION))
+        hooks = Hooks(
+            request.application_seconds,
+            {"PGKEEP_DRILL_URL": address.url,
+             "PGKEEP_DATABASE": request.restore.manifest.database},
+            [address.parameters.get("password", "")],
+            again="run the drill again",
+            leaves_running=False,
+        )  # fmt: skip
+        try:
+            hooks.run(request.application)
+        except RestoreFailed as exc:
+            self._checks.append(CheckResult(APPLICATION, False, exc.message))
+            return
+        self._reporter.report(StageEnded(APPLICATION, "it answers"))
+        self._checks.append(CheckResult(APPLICATION, True, "it answers"))
 
     def result(self) -> DrillResult:
         restored = self._restored

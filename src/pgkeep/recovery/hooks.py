@@ -36,6 +36,8 @@ class Hooks:
     secrets: Collection[str] = ()
     again: str = "run pgkeep recover again: it goes on from here"
     """What to do once a command that failed is put right."""
+    leaves_running: bool = True
+    """Whether what commands have started may go on when they end."""
 
     def run(self, commands: Sequence[Sequence[str]]) -> None:
         """Run commands, in order. `RestoreFailed` for the first that fails."""
@@ -70,6 +72,8 @@ class Hooks:
                 hint="Do by hand what it was to do, take it out of the configuration, and"
                 f" {self.again}.",
             ) from exc
+        if not self.leaves_running:
+            _end(process)
         if code:
             raise RestoreFailed(
                 f"the command {what!r} ended with {code}: {self._told(said)}",

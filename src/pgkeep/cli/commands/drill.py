@@ -105,6 +105,7 @@ def _request(
     jobs: int | None,
 ) -> DrillRequest:
     server = context.config.drills.server
+    configured = context.config.databases.get(database)
     address = (
         Address.parse(configuration.resolve(server, "the URL of the server for drills"))
         if server is not None
@@ -125,6 +126,8 @@ def _request(
         checks=checks_of(context, database),
         server=address,
         bin_dirs=context.config.postgres_bin_dirs,
+        application=configured.drill.application if configured else (),
+        application_seconds=configured.drill.application_seconds if configured else 0,
     )
 
 
