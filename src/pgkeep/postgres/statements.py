@@ -127,15 +127,18 @@ def grant_memberships(role: Role, groups: Iterable[str]) -> Iterator[str]:
         yield f"GRANT {quote_identifier(group)} TO {quote_identifier(role.name)}"
 
 
-def create_table_like(table: TableContents, name: TableName) -> str:
+def create_table_like(table: TableContents, name: TableName, *, constraints: bool = True) -> str:
     """A table with the columns, defaults that need nothing else, and own constraints of another.
 
     For looking at rows beside the live table: no indexes besides those of the constraints, no
     foreign keys, triggers, policies or grants. Identity and sequence defaults are left out, since
-    they would draw on the live table's sequences.
+    they would draw on the live table's sequences; so is a constraint that is not valid, which the
+    rows may break.
     """
     lines = [_column_definition(column) for column in table.columns]
-    lines += [f"CONSTRAINT {text}" for text in table.constraints]
+    if constraints:
+        kept = (text for text in table.constraints if not text.endswith(" NOT VALID"))
+        lines += [f"CONSTRAINT {text}" for text in kept]
     body = ",\n    ".join(lines)
     return f"CREATE TABLE {name.sql} (\n    {body}\n)"
 
