@@ -164,6 +164,7 @@ def _rows_of_one_alone(
 
 
 def same_key(pair: TablePair) -> str:
+    """Whether `l` and `r` have the same key."""
     return " AND ".join(f"l.{one.sql} {one.equal} r.{one.sql}" for one in pair.key)
 
 
