@@ -18,13 +18,14 @@ import pytest
 
 from comparison import load_statements
 from conftest import Workbench
-from failures import MAIN, SMALL_SHOP, backups, finished, start, wait_until
+from failures import MAIN, SMALL_SHOP, backups, finished, manifest_path, start, wait_until
 from journals import captured
 from pgkeep.cli.context import Context
 from pgkeep.cli.main import run
 from pgkeep.model import DatabaseProperties
 from pgkeep.postgres.server import ScratchServer
 from pgkeep.recovery.whole_databases import create_database
+from pgkeep.repository.manifests import load_manifest
 
 
 @pytest.fixture
@@ -519,3 +520,42 @@ def test_changes_of_the_schema_are_promised_not_to_be_lost(workbench: Workbench,
         journal.cut()
         found = measured(workbench, "schema changes lost")
     assert (found["promised_seconds"], found["measured_seconds"], found["met"]) == (0, 0, True)
+
+
+def test_a_backup_that_cannot_be_opened_is_a_drill_that_failed(
+    workbench: Workbench, shop: str
+) -> None:
+    drill(workbench)
+    (backup,) = backups(workbench)
+    for stored in load_manifest(manifest_path(workbench, backup).read_bytes(), name="x").contents:
+        (workbench.repository / stored.name.path).unlink()
+    failed = workbench.pgkeep("drill", "shop", expect=1)
+    assert "missing" in failed.err
+    (status,) = json.loads(workbench.pgkeep("status", "--json", expect=3).out)
+    assert [one["outcome"] for one in status["drills"]] == ["failed", "passed"]
+    assert "missing" in status["last_drill"]["problem"]
+
+
+def test_evidence_is_kept_where_it_can_be_when_a_repository_is_down(
+    workbench: Workbench, new_database: Callable[[], str]
+) -> None:
+    url = new_database()
+    load_statements(url, SMALL_SHOP)
+    workbench.init(url)
+    second = workbench.folder / "second"
+    configure(workbench, f'\n[repositories.second]\nurl = "{second.as_uri()}"\n')
+    workbench.pgkeep("backup", "shop")
+    path = drill(workbench)["evidence"]
+    assert (second / path).read_bytes() == (workbench.repository / path).read_bytes()
+    away = second.rename(workbench.folder / "away")
+    path = drill(workbench, expect=3)["evidence"]
+    assert (workbench.repository / path).exists()
+    away.rename(second)
+    forged = workbench.repository / "shop/drills/20260101T000000Z-00000000.evidence"
+    forged.write_bytes((workbench.repository / path).read_bytes().replace(b'"rows"', b'"ROWS"'))
+    assert "1 record of drills" in workbench.pgkeep("sync", "--dry-run", expect=3).out
+    workbench.pgkeep("sync")
+    assert (second / path).read_bytes() == (workbench.repository / path).read_bytes()
+    assert not (second / "shop/drills" / forged.name).exists()
+    (status,) = json.loads(workbench.pgkeep("status", "--json", expect=None).out)
+    assert len(status["drills"]) == 2

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from pgkeep import __version__
-from pgkeep.cli.choice import Choice
-from pgkeep.cli.context import Context
+from pgkeep.cli.context import Context, Found
 from pgkeep.model import FORMAT
-from pgkeep.recovery.moment import AtTime
+from pgkeep.recovery.moment import AtTime, Moment
 from pgkeep.repository.evidence import Compared, Details, Evidence, Outcome, Step, seal_evidence
 from pgkeep.sealing import X25519Identity
 
@@ -26,18 +25,19 @@ class Occasion:
     outcome: Outcome
     server: str
     compared: Compared = field(default_factory=Compared)
+    moment: Moment | None = None
+    """If the journal was replayed to one."""
 
 
 def keep_evidence(
     context: Context,
-    choice: Choice,
+    found: Found,
     identity: X25519Identity,
     occasion: Occasion,
     details: Details,
 ) -> str:
     """Put it into every repository; what one cannot take is a notice. The path of the file."""
-    found, compared = choice.found, occasion.compared
-    moment = choice.journey.moment if choice.journey else None
+    compared, moment = occasion.compared, occasion.moment
     head = Evidence(
         format=FORMAT,
         kind=occasion.kind,

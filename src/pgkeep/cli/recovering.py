@@ -181,7 +181,7 @@ class Recovery:
         more = (Step(CRITICAL, critical),) if critical is not None else ()
         return keep_evidence(
             context,
-            choice,
+            choice.found,
             context.epoch_identity(choice.found),
             Occasion(
                 kind="recovery",
@@ -191,6 +191,7 @@ class Recovery:
                 outcome=Outcome.PARTIAL if findings.not_exact else Outcome.PASSED,
                 server=str(self._plan.target),
                 compared=findings.compared,
+                moment=choice.journey.moment if choice.journey else None,
             ),
             Details(not_covered=findings.not_exact, checks=findings.checks),
         )
