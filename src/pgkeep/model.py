@@ -323,6 +323,11 @@ class DatabaseProperties:
     provider: str = "libc"
     """Of the locale: `libc`, `icu` or `builtin`. The other two have a `locale` of their own."""
     locale: str = ""
+    comment: str = ""
+    has_grants: bool = False
+    """Whether something was ever granted on it or revoked: `grants` are all there are, then."""
+    grants: tuple[LargeObjectGrant, ...] = ()
+    """Those of others than its owner."""
 
 
 @dataclass(frozen=True, slots=True)

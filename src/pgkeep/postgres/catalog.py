@@ -280,6 +280,9 @@ _ROLES: LiteralString = """
                                WHERE datname = pg_catalog.current_database())
         UNION
         SELECT datdba FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()
+        UNION
+        SELECT x.grantee FROM pg_catalog.pg_database, pg_catalog.aclexplode(datacl) x
+         WHERE datname = pg_catalog.current_database() AND x.grantee <> 0
     ), wanted (oid) AS (
         SELECT oid FROM named
         UNION
@@ -334,7 +337,14 @@ _PROPERTIES: LiteralString = """
            CASE pg_catalog.to_jsonb(d) ->> 'datlocprovider'
                 WHEN 'i' THEN 'icu' WHEN 'b' THEN 'builtin' ELSE 'libc' END,
            COALESCE(pg_catalog.to_jsonb(d) ->> 'datlocale',
-                    pg_catalog.to_jsonb(d) ->> 'daticulocale', '')
+                    pg_catalog.to_jsonb(d) ->> 'daticulocale', ''),
+           COALESCE(pg_catalog.shobj_description(oid, 'pg_database'), ''),
+           datacl IS NOT NULL,
+           ARRAY(SELECT ARRAY[CASE WHEN x.grantee = 0 THEN ''
+                                   ELSE pg_catalog.pg_get_userbyid(x.grantee)::text END,
+                              x.privilege_type, x.is_grantable::text]
+                   FROM pg_catalog.aclexplode(datacl) x WHERE x.grantee <> datdba
+                  ORDER BY 1)
       FROM pg_catalog.pg_database d WHERE datname = pg_catalog.current_database()"""
 
 _SETTINGS: LiteralString = """
@@ -353,7 +363,8 @@ def database_properties(connection: Connection) -> DatabaseProperties:
     row = connection.execute(_PROPERTIES).fetchone()
     assert row is not None
     settings = connection.execute(_SETTINGS).fetchall()
-    fields = [*row[:5], tuple((a, b, c) for a, b, c in settings), *row[5:]]
+    fields = [*row[:5], tuple((a, b, c) for a, b, c in settings), *row[5:10],
+              _grants(row[10])]  # fmt: skip
     return DatabaseProperties(*fields)
 
 

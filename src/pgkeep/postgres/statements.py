@@ -116,6 +116,23 @@ def database_settings(properties: DatabaseProperties, name: str) -> Iterator[str
         yield f"{who} {name} SET {setting} TO {text}"
 
 
+def database_grants(properties: DatabaseProperties, name: str) -> Iterator[str]:
+    """GRANT on the database, where it has other grants than a new one; `name` is quoted already."""
+    if not properties.has_grants:
+        return
+    yield f"REVOKE ALL ON DATABASE {name} FROM PUBLIC"
+    for grant in properties.grants:
+        grantee = quote_identifier(grant.grantee) if grant.grantee else "PUBLIC"
+        option = " WITH GRANT OPTION" if grant.grantable else ""
+        yield f"GRANT {grant.privilege} ON DATABASE {name} TO {grantee}{option}"
+
+
+def database_comment(properties: DatabaseProperties, name: str) -> Iterator[str]:
+    """COMMENT on the database, if it has one; `name` is quoted already."""
+    if properties.comment:
+        yield f"COMMENT ON DATABASE {name} IS {literal(properties.comment)}"
+
+
 def create_role(role: Role) -> Iterator[str]:
     """A role with its attributes, without a password."""
     yield f"CREATE ROLE {quote_identifier(role.name)} WITH {role.attributes}"

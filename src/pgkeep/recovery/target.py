@@ -205,9 +205,8 @@ class Mark:
         """Mark the target; where the role may not comment on it, there is no mark."""
         before = _comment(connection)
         text = f"{MARK}: restore of {contents.backup} began {now:%Y-%m-%d %H:%M:%S}Z"
-        return cls(
-            connection, before if not before.startswith(MARK) else "", _say(connection, text)
-        )
+        kept = before or contents.database.comment
+        return cls(connection, kept if not kept.startswith(MARK) else "", _say(connection, text))
 
     def take_off(self) -> None:
         """The restore is complete."""
