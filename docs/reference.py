@@ -79,6 +79,11 @@ def _settings() -> Iterator[str]:
     tables = (
         ("(top)", config.Config),
         ("[databases.NAME]", config.DatabaseConfig),
+        ("[[databases.NAME.checks]]", config.CheckConfig),
+        ("[databases.NAME.objectives]", config.ObjectivesConfig),
+        ("[databases.NAME.recovery]", config.RecoveryConfig),
+        ("[databases.NAME.drill]", config.DatabaseDrillConfig),
+        ("[drills]", config.DrillConfig),
         ("[repositories.NAME]", config.RepositoryConfig),
         ("[encryption]", config.EncryptionConfig),
         ("[backup]", config.BackupConfig),
@@ -104,9 +109,9 @@ def _settings() -> Iterator[str]:
 
 def _is_table(model: type[BaseModel], name: str) -> bool:
     tables: dict[type[BaseModel], tuple[str, ...]] = {
-        config.Config: ("databases", "repositories", "encryption", "backup", "origin", "schedule",
-                        "keeper", "watch", "notify"),
-        config.DatabaseConfig: ("schedule",),
+        config.Config: ("databases", "drills", "repositories", "encryption", "backup", "origin",
+                        "schedule", "keeper", "watch", "notify"),
+        config.DatabaseConfig: ("schedule", "checks", "objectives", "recovery", "drill"),
         config.NotifyConfig: ("mail", "webhooks"),
     }  # fmt: skip
     return name in tables.get(model, ())

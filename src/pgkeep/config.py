@@ -322,6 +322,8 @@ class ObjectivesConfig(_Frozen):
     """What may be lost where changes are captured."""
     manual_rpo_hours: float = Field(default=24, gt=0, le=1e6)
     """What may be lost where only backups are made."""
+    schema_rpo_minutes: float = Field(default=0, ge=0, le=1e6)
+    """Which changes of the schema may be lost where changes are captured."""
     critical_rto_minutes: float = Field(default=15, gt=0, le=1e6)
     """Until the critical tables are back."""
     full_rto_minutes: float = Field(default=60, gt=0, le=1e6)
@@ -345,6 +347,16 @@ class RecoveryConfig(_Frozen):
     """Commands that start the application again, in order."""
     hook_seconds: float = Field(default=300, gt=0, le=86400)
     """How long one command may take."""
+
+
+class DatabaseDrillConfig(_Frozen):
+    """What a drill does besides asking the checks. Commands are lists of arguments."""
+
+    application: tuple[tuple[str, ...], ...] = ()
+    """Commands that start the application against the drill's database (`PGKEEP_DRILL_URL`) and
+    end once it answers: how long that takes counts for `application_rto_minutes`."""
+    application_seconds: float = Field(default=300, gt=0, le=86400)
+    """How long one of these commands may take."""
 
 
 def _check_networks(texts: tuple[str, ...]) -> tuple[str, ...]:
@@ -409,6 +421,7 @@ class DatabaseConfig(_Frozen):
     """Tables to restore first, as `schema.table`."""
     objectives: ObjectivesConfig = ObjectivesConfig()
     recovery: RecoveryConfig = RecoveryConfig()
+    drill: DatabaseDrillConfig = DatabaseDrillConfig()
     schedule: DatabaseScheduleConfig = DatabaseScheduleConfig()
     capture: bool | None = None
     """Whether `pgkeep run` captures its changes. Not set: as `keeper.capture`."""

@@ -320,6 +320,14 @@ class DatabaseProperties:
     """(role or '', parameter, value) of ALTER DATABASE ... SET and ALTER ROLE ... IN DATABASE."""
     has_public: bool = True
     """Whether schema public is there: a new database has it, but it may have been dropped."""
+    provider: str = "libc"
+    """Of the locale: `libc`, `icu` or `builtin`. The other two have a `locale` of their own."""
+    locale: str = ""
+    comment: str = ""
+    has_grants: bool = False
+    """Whether something was ever granted on it or revoked: `grants` are all there are, then."""
+    grants: tuple[LargeObjectGrant, ...] = ()
+    """Those of others than its owner."""
 
 
 @dataclass(frozen=True, slots=True)

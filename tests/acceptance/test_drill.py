@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+import resource
+import signal
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,10 +18,14 @@ import pytest
 
 from comparison import load_statements
 from conftest import Workbench
-from failures import SMALL_SHOP, backups
+from failures import MAIN, SMALL_SHOP, backups, finished, manifest_path, start, wait_until
+from journals import captured
 from pgkeep.cli.context import Context
 from pgkeep.cli.main import run
+from pgkeep.model import DatabaseProperties
 from pgkeep.postgres.server import ScratchServer
+from pgkeep.recovery.whole_databases import create_database
+from pgkeep.repository.manifests import load_manifest
 
 
 @pytest.fixture
@@ -200,3 +209,353 @@ def test_critical_tables_come_back_first_and_their_time_is_measured(
     (status,) = json.loads(workbench.pgkeep("status", "--json").out)
     met = {one["name"]: one["met"] for one in status["objectives"]}
     assert met["critical tables back"] is True
+
+
+@pytest.mark.parametrize(
+    ("check", "found"),
+    [
+        ("sql = \"SELECT 'NaN'::float8\"\nminimum = 1", "NaN, not a value at least 1"),
+        ("sql = \"SELECT 'infinity'::float8\"\nminimum = 1", "Infinity, not a value"),
+        ('sql = "SELECT NULL::int"\nminimum = 1', "None, which is no number"),
+        ('sql = "SELECT generate_series(1, 2)"\nminimum = 1', "no single value"),
+        ('sql = "SELECT 1; COMMIT; DELETE FROM users"', "cannot insert multiple commands"),
+        ("sql = \"SELECT nextval('orders_id_seq')\"", "it failed: cannot execute nextval"),
+        ('sql = "SELECT pg_terminate_backend(pg_backend_pid())"', "it failed: terminating"),
+    ],
+)
+def test_an_odd_check_fails_and_changes_nothing(
+    workbench: Workbench, shop: str, check: str, found: str
+) -> None:
+    configure(workbench, f'\n[[databases.shop.checks]]\nname = "mine"\n{check}\n')
+    outcome = workbench.pgkeep("drill", "shop", expect=1)
+    assert "error: [E043]" in outcome.err
+    assert found in outcome.err + outcome.out
+
+
+def test_a_check_with_a_huge_result_reads_its_first_row_alone(
+    workbench: Workbench, shop: str
+) -> None:
+    sql = "SELECT repeat('x', 1000) FROM generate_series(1, 10000000)"
+    configure(workbench, f'\n[[databases.shop.checks]]\nname = "huge"\nsql = "{sql}"\n')
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert drill(workbench)["outcome"] == "passed"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000
+
+
+def test_a_check_that_hangs_is_given_up(workbench: Workbench, shop: str) -> None:
+    workbench.monkeypatch.setattr("pgkeep.recovery.checks._TIMEOUT_SECONDS", 2)
+    configure(
+        workbench, '\n[[databases.shop.checks]]\nname = "slow"\nsql = "SELECT pg_sleep(999)"\n'
+    )
+    outcome = workbench.pgkeep("drill", "shop", expect=1)
+    assert "check 'slow': it failed: canceling statement due to statement timeout" in outcome.err
+
+
+def test_foreign_keys_are_told_of(workbench: Workbench, shop: str) -> None:
+    load_statements(
+        shop,
+        ("ALTER TABLE orders ADD CONSTRAINT later FOREIGN KEY (id) REFERENCES users NOT VALID",),
+    )
+    workbench.pgkeep("backup", "shop")
+    (found,) = (one for one in drill(workbench)["checks"] if one["name"] == "foreign keys")
+    assert found["passed"]
+    assert found["found"] == "1 hold; 1 are NOT VALID or NOT ENFORCED in the source too"
+
+
+# --- on a server of the user's ----------------------------------------------------------------
+
+
+@pytest.fixture
+def with_roles(
+    workbench: Workbench, new_database: Callable[[], str], other_server: ScratchServer
+) -> Iterator[str]:
+    """A database that needs roles which only its own server has; drills are made elsewhere."""
+    url = new_database()
+    load_statements(
+        url,
+        ('CREATE ROLE "drill Reader"', "CREATE ROLE drill_writer LOGIN IN ROLE \"drill Reader\"",
+         "CREATE TABLE seen AS SELECT 1 AS id", "ALTER TABLE seen OWNER TO drill_writer",
+         "CREATE TABLE mine AS SELECT 2 AS id", "ALTER TABLE mine ENABLE ROW LEVEL SECURITY",
+         'CREATE POLICY few ON mine TO "drill Reader" USING (id = 2)',
+         "CREATE POLICY all_of_them ON mine USING (true)",
+         'GRANT SELECT ON mine TO "drill Reader"'),
+    )  # fmt: skip
+    workbench.init(url)
+    configure(workbench, '\n[drills]\nserver = { env = "DRILL_URL" }\n')
+    workbench.pgkeep("backup", "shop")
+    yield url
+    load_statements(url, ("DROP TABLE mine, seen", 'DROP ROLE drill_writer, "drill Reader"'))
+
+
+def is_visited(url: str, database: str) -> bool:
+    """Whether the server still has sessions of the drill that has made a database."""
+    with psycopg.connect(url) as connection:
+        query = (
+            "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+            " AND (datname = %s OR query LIKE %s))"
+        )
+        row = connection.execute(query, (database, f"%{database}%")).fetchone()
+    return bool(row and row[0])
+
+
+def roles(url: str) -> set[str]:
+    with psycopg.connect(url) as connection:
+        return {name for (name,) in connection.execute("SELECT rolname FROM pg_roles")}
+
+
+def test_roles_that_a_drill_has_made_go_with_it(
+    workbench: Workbench, with_roles: str, other_server: ScratchServer
+) -> None:
+    before = roles(other_server.url())
+    assert drill(workbench)["outcome"] == "passed"
+    assert roles(other_server.url()) == before
+
+
+def test_without_a_role_all_the_rest_is_proven_and_what_is_not_is_named(
+    workbench: Workbench, with_roles: str, other_server: ScratchServer
+) -> None:
+    load_statements(other_server.url(), ("CREATE ROLE poor LOGIN PASSWORD 'x' CREATEDB",))
+    poor = re.sub(r"://[^@]+@", "://poor:x@", other_server.url())
+    workbench.monkeypatch.setenv("DRILL_URL", poor)
+    try:
+        document = drill(workbench, expect=3)
+    finally:
+        load_statements(other_server.url(), ("DROP ROLE poor",))
+    assert document["outcome"] == "partial"
+    assert (document["rows"], document["tables"]) == (2, 2)
+    found = {one["what"]: one["why"] for one in document["not_covered"]}
+    assert "permission denied" in found["role drill Reader"]
+    assert found["policy public.mine few"] == "needs role drill Reader"
+    assert found["the owner of table public.seen"] == "it is role drill_writer"
+    assert not [what for what in found if "all_of_them" in what]
+
+
+def test_what_a_killed_drill_left_on_a_server_goes_with_the_next(
+    workbench: Workbench, with_roles: str, other_server: ScratchServer
+) -> None:
+    before = databases(other_server.url()), roles(other_server.url())
+    die = MAIN.replace(
+        "main()",
+        "import os, signal, pgkeep.recovery.restore as r;"
+        " r.fill = lambda *_: os.kill(os.getpid(), signal.SIGKILL); main()",
+    )
+    assert finished(start(workbench, "drill", "shop", code=die)).code == -signal.SIGKILL
+    (left,) = databases(other_server.url()) - before[0]
+    assert {"drill_writer", "drill Reader"} <= roles(other_server.url())
+    load_statements(other_server.url(), ("CREATE DATABASE pgkeep_drill_000000000000",))
+    try:
+        wait_until(lambda: not is_visited(other_server.url(), left), "the server has noticed")
+        drill(workbench)
+        assert left not in databases(other_server.url())
+        assert "pgkeep_drill_000000000000" in databases(other_server.url()), "not a drill's"
+    finally:
+        other_server.drop_database("pgkeep_drill_000000000000")
+    assert (databases(other_server.url()), roles(other_server.url())) == before
+
+
+FILL_WHEN_TOLD = """
+import os, sys, time
+import pgkeep.recovery.restore as restore
+from pgkeep.cli.main import main
+fill, go_on = restore.fill, sys.argv.pop(1)
+def waiting(*arguments):
+    while not os.path.exists(go_on):
+        time.sleep(0.05)
+    return fill(*arguments)
+restore.fill = waiting
+main()
+"""
+
+
+def test_a_drill_that_is_under_way_is_let_be(
+    workbench: Workbench, with_roles: str, other_server: ScratchServer
+) -> None:
+    go_on = workbench.folder / "go-on"
+    before = databases(other_server.url())
+    first = start(workbench, str(go_on), "drill", "shop", code=FILL_WHEN_TOLD)
+    wait_until(lambda: databases(other_server.url()) != before, "the first drill has begun")
+    assert drill(workbench)["outcome"] == "passed"
+    go_on.touch()
+    assert finished(first).code == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_scratch_server_does_not_outlive_a_drill(
+    workbench: Workbench, shop: str, number: signal.Signals, tmp_path: Path
+) -> None:
+    hang = MAIN.replace(
+        "main()",
+        "import time, pgkeep.recovery.restore as r; real = r.dump_schema;"
+        " r.fill = lambda *_: (print('here', flush=True), time.sleep(600)); main()",
+    )
+    workbench.monkeypatch.setenv("TMPDIR", "/tmp")
+    before = scratch_directories()
+    process = start(workbench, "drill", "shop", code=hang)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "here\n"
+    made = scratch_directories() - before
+    assert made
+    process.send_signal(number)
+    assert finished(process).code in (128 + number, -number)
+    wait_until(lambda: not made & scratch_directories(), "the server's folder is gone")
+
+
+def scratch_directories() -> set[Path]:
+    return {*Path("/tmp").glob("pgkeep-server-*")}
+
+
+def test_a_locale_of_another_provider_is_that_of_the_drill(
+    workbench: Workbench, server: ScratchServer
+) -> None:
+    """Checks may depend on it: in the locale C, letters beyond ASCII have no other case."""
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute(
+            "CREATE DATABASE builtin_locale TEMPLATE template0 ENCODING 'UTF8'"
+            " LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8' LOCALE 'C'"
+        )
+    url = server.url("builtin_locale")
+    try:
+        load_statements(
+            url,
+            ("CREATE TABLE names (n text CHECK (lower(n) = 'ärger'))",
+             "INSERT INTO names VALUES ('Ärger')"),
+        )  # fmt: skip
+        workbench.init(url)
+        workbench.pgkeep("backup", "shop")
+        assert drill(workbench)["outcome"] == "passed"
+    finally:
+        server.drop_database("builtin_locale")
+
+
+def test_a_server_without_the_locale_is_told_of(server: ScratchServer) -> None:
+    like = DatabaseProperties("x", "UTF8", "xx_XX.utf8", "xx_XX.utf8", 0, (), True, "icu", "de-DE")
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        lacking = create_database(connection, "without_locale", like)
+        other = replace(like, provider="libc", locale="")
+        assert "'xx_XX.utf8' (libc)" in create_database(connection, "without_libc", other)
+    server.drop_database("without_locale")
+    server.drop_database("without_libc")
+    assert lacking in ("", "this server lacks the locale 'de-DE' (icu)")
+
+
+# --- the application, and what status shows ---------------------------------------------------
+
+APPLICATION = """
+import os, sys, time
+import psycopg
+with psycopg.connect(os.environ["PGKEEP_DRILL_URL"]) as connection:
+    connection.execute("INSERT INTO notes VALUES ('the application writes')")
+    print(connection.execute("SELECT count(*) FROM users").fetchone())
+time.sleep(1)
+"""
+
+
+def start_application(workbench: Workbench, command: list[str]) -> None:
+    value = json.dumps([command])
+    configure(workbench, f"\n[databases.shop.drill]\napplication = {value}\n")
+
+
+def measured(workbench: Workbench, name: str) -> dict[str, Any]:
+    (status,) = json.loads(workbench.pgkeep("status", "--json", expect=None).out)
+    (found,) = (one for one in status["objectives"] if one["name"] == name)
+    assert isinstance(found, dict)
+    return found
+
+
+def test_a_drill_starts_the_application_and_measures_it(workbench: Workbench, shop: str) -> None:
+    drill(workbench)
+    without = measured(workbench, "application back")
+    assert without["by"] == "the last drills, without its start"
+    start_application(workbench, [sys.executable, "-c", APPLICATION])
+    document = drill(workbench)
+    assert document["outcome"] == "passed"
+    (step,) = (one for one in document["steps"] if one["name"] == "application")
+    assert step["seconds"] >= 1
+    found = measured(workbench, "application back")
+    assert found["by"] == "the last drills, with its start"
+    assert found["measured_seconds"] >= step["seconds"]
+    assert (found["met"], found["promised_seconds"]) == (True, 1800)
+
+
+def test_an_application_that_does_not_start_fails_the_drill(
+    workbench: Workbench, shop: str
+) -> None:
+    script = workbench.folder / "start"
+    script.write_text('#!/bin/sh\necho "no: $PGKEEP_DRILL_URL" >&2\nexit 3\n')
+    script.chmod(0o700)
+    start_application(workbench, [str(script)])
+    failed = workbench.pgkeep("drill", "shop", expect=1)
+    assert "check 'application': the command" in failed.err
+    assert "ended with 3: no: postgresql://postgres:***@127.0.0.1" in failed.err
+
+
+def test_the_application_of_a_drill_ends_with_it(workbench: Workbench, shop: str) -> None:
+    pid = workbench.folder / "pid"
+    start_application(workbench, ["sh", "-c", f"sleep 3600 & echo $! > {pid}"])
+    drill(workbench)
+    state = Path("/proc", pid.read_text().strip(), "stat")
+    wait_until(lambda: not state.exists() or state.read_text().split()[2] == "Z", "it has ended")
+
+
+def test_status_says_what_was_proven_from_where_and_what_was_not(
+    workbench: Workbench, shop: str
+) -> None:
+    configure(workbench, '\n[[databases.shop.checks]]\nname = "mine"\nsql = "SELECT 1 LIMIT 0"\n')
+    workbench.pgkeep("drill", "shop", expect=1)
+    shown = workbench.pgkeep("status", expect=3).out
+    (backup,) = backups(workbench)
+    assert f"of {backup} from local, on PostgreSQL 17" in shown
+    assert "✗ mine: no rows" in shown
+    (status,) = json.loads(workbench.pgkeep("status", "--json", expect=3).out)
+    assert status["last_drill"]["checks"][0] == {
+        "name": "mine", "passed": False, "found": "no rows",
+    }  # fmt: skip
+
+
+def test_changes_of_the_schema_are_promised_not_to_be_lost(workbench: Workbench, shop: str) -> None:
+    found = measured(workbench, "schema changes lost")
+    assert (found["promised_seconds"], found["met"]) == (24 * 3600, True)
+    assert found["by"] == "the newest backup with definitions"
+    with captured(workbench, shop, "pgkeep_shop") as journal:
+        journal.cut()
+        found = measured(workbench, "schema changes lost")
+    assert (found["promised_seconds"], found["measured_seconds"], found["met"]) == (0, 0, True)
+
+
+def test_a_backup_that_cannot_be_opened_is_a_drill_that_failed(
+    workbench: Workbench, shop: str
+) -> None:
+    drill(workbench)
+    (backup,) = backups(workbench)
+    for stored in load_manifest(manifest_path(workbench, backup).read_bytes(), name="x").contents:
+        (workbench.repository / stored.name.path).unlink()
+    failed = workbench.pgkeep("drill", "shop", expect=1)
+    assert "missing" in failed.err
+    (status,) = json.loads(workbench.pgkeep("status", "--json", expect=3).out)
+    assert [one["outcome"] for one in status["drills"]] == ["failed", "passed"]
+    assert "missing" in status["last_drill"]["problem"]
+
+
+def test_evidence_is_kept_where_it_can_be_when_a_repository_is_down(
+    workbench: Workbench, new_database: Callable[[], str]
+) -> None:
+    url = new_database()
+    load_statements(url, SMALL_SHOP)
+    workbench.init(url)
+    second = workbench.folder / "second"
+    configure(workbench, f'\n[repositories.second]\nurl = "{second.as_uri()}"\n')
+    workbench.pgkeep("backup", "shop")
+    path = drill(workbench)["evidence"]
+    assert (second / path).read_bytes() == (workbench.repository / path).read_bytes()
+    away = second.rename(workbench.folder / "away")
+    path = drill(workbench, expect=3)["evidence"]
+    assert (workbench.repository / path).exists()
+    away.rename(second)
+    forged = workbench.repository / "shop/drills/20260101T000000Z-00000000.evidence"
+    forged.write_bytes((workbench.repository / path).read_bytes().replace(b'"rows"', b'"ROWS"'))
+    assert "1 record of drills" in workbench.pgkeep("sync", "--dry-run", expect=3).out
+    workbench.pgkeep("sync")
+    assert (second / path).read_bytes() == (workbench.repository / path).read_bytes()
+    assert not (second / "shop/drills" / forged.name).exists()
+    (status,) = json.loads(workbench.pgkeep("status", "--json", expect=None).out)
+    assert len(status["drills"]) == 2

@@ -232,6 +232,28 @@ def test_the_steps_bring_back_rows_partitioned_by_an_enums_hash(
     )
 
 
+def test_event_triggers_come_after_all_that_they_could_act_on(
+    workbench: Workbench,
+    new_database: Callable[[], str],
+    reader: Reader,
+    restored: Callable[[], Picture],
+) -> None:
+    source = new_database()
+    load_statements(
+        source,
+        ("CREATE TABLE t AS SELECT 1 AS id", "CREATE MATERIALIZED VIEW v AS SELECT * FROM t",
+         "COMMENT ON DATABASE " + source.rsplit("/", 1)[1].split("?")[0] + " IS 'it''s a shop'",
+         "CREATE FUNCTION forbid() RETURNS event_trigger LANGUAGE plpgsql AS"
+         " $$ BEGIN RAISE 'no'; END $$",
+         "CREATE EVENT TRIGGER forbid_all ON ddl_command_start EXECUTE FUNCTION forbid()",
+         "COMMENT ON EVENT TRIGGER forbid_all IS 'in the way'"),
+    )  # fmt: skip
+    workbench.init(source)
+    workbench.pgkeep("backup", "shop")
+    reader.perform(workbench.repository, workbench.identity)
+    assert_same(take_picture(source), restored())
+
+
 SMALL = (
     "CREATE TABLE small (id serial PRIMARY KEY, body text)",
     "INSERT INTO small (body) SELECT repeat('x', n) FROM generate_series(1, 1000) AS n",

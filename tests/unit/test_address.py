@@ -7,11 +7,15 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from psycopg.conninfo import conninfo_to_dict
 
 from pgkeep.errors import ConfigurationError, TransactionPooler
 from pgkeep.postgres.address import Address, client_access, program_environment
 
 SECRET = "hunter2"
+PRINTABLE = st.characters(exclude_categories=("Cs", "Cc"))
 
 
 @pytest.fixture(autouse=True)
@@ -254,3 +258,14 @@ def test_a_child_gets_no_variable_that_is_none_of_its_business(
         assert SECRET not in environment.values()
         assert environment["PGSSLCERT"] == "/mine.crt"
         assert environment["SSL_CERT_FILE"] == "/roots.pem"
+
+
+@given(
+    user=st.text(PRINTABLE, min_size=1), password=st.text(PRINTABLE), database=st.text(PRINTABLE),
+    host=st.sampled_from(["127.0.0.1", "localhost", "::1", "/tmp/some where"]),
+)  # fmt: skip
+def test_its_url_is_the_same_address(user: str, password: str, database: str, host: str) -> None:
+    given_ = {"user": user, "host": host, "port": "5433", "dbname": database or user}
+    address = Address({**given_, **({"password": password} if password else {})})
+    again = conninfo_to_dict(address.url)
+    assert {name: again.get(name) for name in address.parameters} == address.parameters

@@ -110,7 +110,7 @@ def test_a_script_names_every_object_of_the_backup_once_in_order() -> None:
     schema, roles, table_text, large_objects = (
         stream.objects[0].name for stream in example.streams()
     )
-    assert names == [roles, schema, table_text, large_objects, schema]
+    assert names == [roles, schema, table_text, large_objects]
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from pgkeep import __version__
-from pgkeep.cli.choice import Choice
-from pgkeep.cli.context import Context
+from pgkeep.cli.context import Context, Found
 from pgkeep.model import FORMAT
-from pgkeep.recovery.moment import AtTime
-from pgkeep.recovery.proof import Proof
-from pgkeep.repository.evidence import Details, Evidence, Outcome, Step, seal_evidence
+from pgkeep.recovery.moment import AtTime, Moment
+from pgkeep.repository.evidence import Compared, Details, Evidence, Outcome, Step, seal_evidence
 from pgkeep.sealing import X25519Identity
 
 
@@ -26,19 +24,20 @@ class Occasion:
     steps: tuple[Step, ...]
     outcome: Outcome
     server: str
-    proof: Proof | None
+    compared: Compared = field(default_factory=Compared)
+    moment: Moment | None = None
+    """If the journal was replayed to one."""
 
 
 def keep_evidence(
     context: Context,
-    choice: Choice,
+    found: Found,
     identity: X25519Identity,
     occasion: Occasion,
     details: Details,
 ) -> str:
     """Put it into every repository; what one cannot take is a notice. The path of the file."""
-    found, proof = choice.found, occasion.proof
-    moment = choice.journey.moment if choice.journey else None
+    compared, moment = occasion.compared, occasion.moment
     head = Evidence(
         format=FORMAT,
         kind=occasion.kind,
@@ -51,11 +50,11 @@ def keep_evidence(
         steps=occasion.steps,
         outcome=occasion.outcome,
         server=occasion.server,
-        tables=len(proof.tables) if proof else 0,
-        rows=proof.rows if proof else 0,
+        tables=compared.tables,
+        rows=compared.rows,
         text_bytes=found.manifest.totals.text_bytes,
-        definitions=proof.definitions if proof else 0,
-        sequences=proof.sequences if proof else 0,
+        definitions=compared.definitions,
+        sequences=compared.sequences,
         differences=len(details.differences) + bool(details.problem),
         checks=len(details.checks),
         checks_failed=sum(not one.passed for one in details.checks),

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from urllib.parse import quote, urlencode
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -155,6 +156,23 @@ class Address:
     def conninfo(self) -> str:
         """For libpq inside this process. Holds the password: never print it."""
         return make_conninfo("", **dict(self.parameters))
+
+    @property
+    def url(self) -> str:
+        """For programs that want a URL. Holds the password: never print it."""
+        of_its_own = ("user", "password", "host", "port", "dbname", "application_name")
+        options = {k: v for k, v in self.parameters.items() if k not in of_its_own}
+        who = quote(self.user, safe="")
+        if password := self.parameters.get("password"):
+            who += f":{quote(password, safe='')}"
+        more = f"?{urlencode(options, quote_via=quote)}" if options else ""
+        host = self.host
+        if host.startswith("/"):
+            host = quote(host, safe="")
+        elif ":" in host:
+            host = f"[{host}]"
+        database = quote(self.database, safe="")
+        return f"postgresql://{who}{'@' if who else ''}{host}:{self.port}/{database}{more}"
 
     def with_database(self, name: str) -> Address:
         """Another database on the same server."""

@@ -146,13 +146,15 @@ def select_tables(archive: Archive, tables: Collection[tuple[str, str]]) -> Sele
     return Selection(frozenset(selected), frozenset((e.namespace, e.tag) for e in found))
 
 
-def leave_out_extensions(archive: Archive, names: Collection[str]) -> Selection:
-    """All that can be made where these extensions cannot: what needs one, in whatever way, is out.
+def leave_out_extensions(
+    archive: Archive, names: Collection[str], besides: Collection[int] = ()
+) -> Selection:
+    """All that can be made where these extensions (and entries) cannot: what needs one is out.
 
     What the text of a function's body names is not in an archive's dependencies.
     """
-    missing = (e.dump_id for e in archive.entries if e.kind == "EXTENSION" and e.tag in names)
-    left = leave_out(archive, missing).entries
+    missing = {e.dump_id for e in archive.entries if e.kind == "EXTENSION" and e.tag in names}
+    left = leave_out(archive, missing | set(besides)).entries
     tables = frozenset((e.namespace, e.tag) for e in left if e.kind in _TABLES)
     return Selection(frozenset(entry.dump_id for entry in left), tables)
 

@@ -280,6 +280,9 @@ _ROLES: LiteralString = """
                                WHERE datname = pg_catalog.current_database())
         UNION
         SELECT datdba FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()
+        UNION
+        SELECT x.grantee FROM pg_catalog.pg_database, pg_catalog.aclexplode(datacl) x
+         WHERE datname = pg_catalog.current_database() AND x.grantee <> 0
     ), wanted (oid) AS (
         SELECT oid FROM named
         UNION
@@ -330,8 +333,19 @@ _PROPERTIES: LiteralString = """
     SELECT datname, pg_catalog.pg_encoding_to_char(encoding), datcollate, datctype,
            CASE WHEN pg_catalog.has_database_privilege(oid, 'CONNECT')
                 THEN pg_catalog.pg_database_size(oid) ELSE 0 END,
-           EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'public')
-      FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()"""
+           EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'public'),
+           CASE pg_catalog.to_jsonb(d) ->> 'datlocprovider'
+                WHEN 'i' THEN 'icu' WHEN 'b' THEN 'builtin' ELSE 'libc' END,
+           COALESCE(pg_catalog.to_jsonb(d) ->> 'datlocale',
+                    pg_catalog.to_jsonb(d) ->> 'daticulocale', ''),
+           COALESCE(pg_catalog.shobj_description(oid, 'pg_database'), ''),
+           datacl IS NOT NULL,
+           ARRAY(SELECT ARRAY[CASE WHEN x.grantee = 0 THEN ''
+                                   ELSE pg_catalog.pg_get_userbyid(x.grantee)::text END,
+                              x.privilege_type, x.is_grantable::text]
+                   FROM pg_catalog.aclexplode(datacl) x WHERE x.grantee <> datdba
+                  ORDER BY 1)
+      FROM pg_catalog.pg_database d WHERE datname = pg_catalog.current_database()"""
 
 _SETTINGS: LiteralString = """
     SELECT COALESCE(r.rolname, ''), pg_catalog.split_part(setting, '=', 1),
@@ -349,7 +363,8 @@ def database_properties(connection: Connection) -> DatabaseProperties:
     row = connection.execute(_PROPERTIES).fetchone()
     assert row is not None
     settings = connection.execute(_SETTINGS).fetchall()
-    fields = [*row[:5], tuple((a, b, c) for a, b, c in settings), row[5]]
+    fields = [*row[:5], tuple((a, b, c) for a, b, c in settings), *row[5:10],
+              _grants(row[10])]  # fmt: skip
     return DatabaseProperties(*fields)
 
 

@@ -116,6 +116,23 @@ def database_settings(properties: DatabaseProperties, name: str) -> Iterator[str
         yield f"{who} {name} SET {setting} TO {text}"
 
 
+def database_grants(properties: DatabaseProperties, name: str) -> Iterator[str]:
+    """GRANT on the database, where it has other grants than a new one; `name` is quoted already."""
+    if not properties.has_grants:
+        return
+    yield f"REVOKE ALL ON DATABASE {name} FROM PUBLIC"
+    for grant in properties.grants:
+        grantee = quote_identifier(grant.grantee) if grant.grantee else "PUBLIC"
+        option = " WITH GRANT OPTION" if grant.grantable else ""
+        yield f"GRANT {grant.privilege} ON DATABASE {name} TO {grantee}{option}"
+
+
+def database_comment(properties: DatabaseProperties, name: str) -> Iterator[str]:
+    """COMMENT on the database, if it has one; `name` is quoted already."""
+    if properties.comment:
+        yield f"COMMENT ON DATABASE {name} IS {literal(properties.comment)}"
+
+
 def create_role(role: Role) -> Iterator[str]:
     """A role with its attributes, without a password."""
     yield f"CREATE ROLE {quote_identifier(role.name)} WITH {role.attributes}"
@@ -127,15 +144,18 @@ def grant_memberships(role: Role, groups: Iterable[str]) -> Iterator[str]:
         yield f"GRANT {quote_identifier(group)} TO {quote_identifier(role.name)}"
 
 
-def create_table_like(table: TableContents, name: TableName) -> str:
+def create_table_like(table: TableContents, name: TableName, *, constraints: bool = True) -> str:
     """A table with the columns, defaults that need nothing else, and own constraints of another.
 
     For looking at rows beside the live table: no indexes besides those of the constraints, no
     foreign keys, triggers, policies or grants. Identity and sequence defaults are left out, since
-    they would draw on the live table's sequences.
+    they would draw on the live table's sequences; so is a constraint that is not valid, which the
+    rows may break.
     """
     lines = [_column_definition(column) for column in table.columns]
-    lines += [f"CONSTRAINT {text}" for text in table.constraints]
+    if constraints:
+        kept = (text for text in table.constraints if not text.endswith(" NOT VALID"))
+        lines += [f"CONSTRAINT {text}" for text in kept]
     body = ",\n    ".join(lines)
     return f"CREATE TABLE {name.sql} (\n    {body}\n)"
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from itertools import islice
 from typing import Any, Literal
 
 import psycopg
@@ -45,26 +47,37 @@ def run_checks(connection: Connection, checks: Sequence[Check]) -> Iterator[Chec
                 connection.execute("SET TRANSACTION READ ONLY")
                 connection.execute("RESET search_path")
                 connection.execute(f"SET LOCAL statement_timeout = '{_TIMEOUT_SECONDS}s'".encode())
-                yield _judge(check, connection.execute(check.sql.encode()))
+                yield _judge(check, _first_rows(connection, check.sql))
         except psycopg.Error as exc:
             message = exc.diag.message_primary or str(exc).strip() or type(exc).__name__
             yield CheckResult(check.name, False, f"it failed: {message.splitlines()[0]}")
     connection.execute("SET search_path = ''")
 
 
-def _judge(check: Check, cursor: psycopg.Cursor[Any]) -> CheckResult:
-    first = cursor.fetchone() if cursor.description else None
+def _first_rows(connection: Connection, query: str) -> list[Sequence[Any]]:
+    """Two at most: the rest of a large result is not fetched.
+
+    As one statement: with several, the first could end the transaction that is read-only.
+    """
+    rows = connection.cursor().stream(query.encode())
+    assert isinstance(rows, Generator)
+    with closing(rows):  # which ends the query
+        return list(islice(rows, 2))
+
+
+def _judge(check: Check, rows: Sequence[Sequence[Any]]) -> CheckResult:
     if check.expect == "rows":
-        return CheckResult(check.name, first is not None, "rows" if first else "no rows")
+        return CheckResult(check.name, bool(rows), "rows" if rows else "no rows")
     if check.expect == "no rows":
-        found = "no rows" if first is None else f"a row: {_short(first)}"
-        return CheckResult(check.name, first is None, found)
-    if first is None or len(first) != 1:
+        return CheckResult(check.name, not rows, f"a row: {_short(rows[0])}" if rows else "no rows")
+    if len(rows) != 1 or len(rows[0]) != 1:
         return CheckResult(check.name, False, f"no single value, and {check.wanted} is wanted")
     try:
-        value = Decimal(str(first[0]))
+        value = Decimal(str(rows[0][0]))
     except InvalidOperation:
-        return CheckResult(check.name, False, f"{first[0]!r}, which is no number")
+        return CheckResult(check.name, False, f"{rows[0][0]!r}, which is no number")
+    if value.is_nan():
+        return CheckResult(check.name, False, f"{value}, not {check.wanted}")
     low = check.minimum is None or value >= Decimal(str(check.minimum))
     high = check.maximum is None or value <= Decimal(str(check.maximum))
     passed = low and high and value.is_finite()

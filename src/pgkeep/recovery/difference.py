@@ -1,20 +1,34 @@
 """Rows that were restored beside a live table, held against it: missing, changed, new.
 
-Everything is asked in the database where both are; what puts rows back is SQL for a person to read
-and run. Tables come in an order in which no row needs one that comes later (foreign keys).
+Everything is asked in the database where both are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from graphlib import CycleError, TopologicalSorter
 
 from pgkeep.errors import TargetNotReady
 from pgkeep.model import TableName, quote_identifier
 from pgkeep.postgres.session import Connection
+from pgkeep.recovery.beside import Origin, origins
 
 _KEYS_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of both tables that can be written (not generated)."""
+
+    name: str
+    equal: str = ""
+    """Of a key's column: its own type's equality. The search path may not find that by name."""
+    is_always_identity: bool = False
+    """INSERT may set it, and UPDATE may not."""
+
+    @property
+    def sql(self) -> str:
+        return quote_identifier(self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +37,23 @@ class TablePair:
 
     live: TableName
     restored: TableName
-    key: tuple[str, ...]
-    """The primary key's columns, or, without one, all columns."""
-    has_key: bool
-    columns: tuple[str, ...]
-    """Columns that both have and that can be written (not generated)."""
+    key: tuple[Column, ...]
+    """The primary key's columns; none where there is no such key in both."""
+    columns: tuple[Column, ...]
     only_live: tuple[str, ...]
     only_restored: tuple[str, ...]
+    condition: str = ""
+    """If just some rows were restored: which."""
+
+    @property
+    def has_key(self) -> bool:
+        return bool(self.key)
+
+    @property
+    def values(self) -> tuple[Column, ...]:
+        """The columns outside of the key."""
+        names = {column.name for column in self.key}
+        return tuple(column for column in self.columns if column.name not in names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +68,7 @@ class TableDifference:
     changed: int
     """In both, by their key, but not the same. None without a key."""
     new: int
-    """In the live table, not in the restored one."""
+    """In the live table, not in the restored one; not asked if just some rows were restored."""
     missing_keys: tuple[str, ...]
     changed_keys: tuple[str, ...]
 
@@ -53,211 +77,184 @@ class TableDifference:
         return not (self.missing or self.changed or self.new)
 
 
-def pair_tables(
-    connection: Connection, names: Sequence[TableName], schema: str
-) -> tuple[TablePair, ...]:
-    """The tables with those of the same name under `schema`; no names means all that are there.
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """What can be compared, and what was restored from tables that are gone."""
 
-    `TargetNotReady` if one of a pair is missing.
+    found: tuple[TablePair, ...]
+    gone: tuple[TableName, ...]
+
+
+def pair_tables(connection: Connection, names: Sequence[TableName], schema: str) -> Pairs:
+    """Tables with those that were restored from them under `schema`; no names means all there.
+
+    `TargetNotReady` if there is nothing to compare, or a table that is named is not there.
     """
-    wanted = tuple(names) or tuple(_all_beside(connection, schema))
+    beside = origins(connection, schema)
+    wanted = {origin.live: origin for origin in beside}
+    if names:
+        by_default = {name: Origin(TableName(schema, name.name), name) for name in names}
+        wanted = {name: wanted.get(name, by_default[name]) for name in names}
     if not wanted:
         raise TargetNotReady(
             f"there is no table in schema {schema!r} to compare with a live one",
             hint=f"Restore some first: pgkeep restore --table ... --into-schema {schema}.",
         )
-    return tuple(_pair(connection, name, TableName(schema, name.name)) for name in wanted)
+    gone = () if names else tuple(name for name in wanted if not _columns(connection, name))
+    return Pairs(
+        tuple(_pair(connection, one) for name, one in wanted.items() if name not in gone), gone
+    )
 
 
 def compare(connection: Connection, pair: TablePair) -> TableDifference:
     """Count the differences, and show the first keys of each kind."""
-    missing, changed, new = _missing(pair), _changed(pair), _new(pair)
+    missing, changed, new = missing_rows(pair), changed_rows(pair), _new_rows(pair)
     return TableDifference(
         pair,
-        _count(connection, f"SELECT FROM {pair.restored.sql}"),
-        _count(connection, f"SELECT FROM {pair.live.sql}"),
-        _count(connection, f"SELECT {missing}"),
-        _count(connection, f"SELECT {changed}") if pair.has_key else 0,
-        _count(connection, f"SELECT {new}"),
+        _count(connection, f"FROM {pair.restored.sql}"),
+        _count(connection, f"FROM {pair.live.sql}"),
+        _count(connection, missing),
+        _count(connection, changed) if pair.has_key else 0,
+        0 if pair.condition else _count(connection, new),
         _some_keys(connection, pair, missing),
         _some_keys(connection, pair, changed) if pair.has_key else (),
     )
 
 
-def in_order(connection: Connection, pairs: Sequence[TablePair]) -> tuple[TablePair, ...]:
-    """Parents before children. Tables that refer to each other in a circle keep their order."""
-    by_name = {pair.live: pair for pair in pairs}
-    parents = _parents(connection, tuple(by_name))
-    try:
-        order = tuple(TopologicalSorter(parents).static_order())
-    except CycleError:
-        order = tuple(by_name)
-    return tuple(by_name[name] for name in order)
-
-
-def statements(differences: Sequence[TableDifference], *, changed: bool) -> Iterator[str]:
-    """SQL that puts missing rows back, and with `changed` the old values of changed ones too."""
-    yield "BEGIN;"
-    yield "SET CONSTRAINTS ALL DEFERRED;"
-    for one in differences:
-        pair = one.pair
-        names = ", ".join(map(quote_identifier, pair.columns))
-        if one.missing:
-            yield f"-- {one.missing:,} rows that {pair.live} lacks"
-            yield (
-                f"INSERT INTO {pair.live.sql} ({names}) OVERRIDING SYSTEM VALUE\n"
-                f"SELECT {', '.join(f'r.{quote_identifier(name)}' for name in pair.columns)}"
-                f" {_missing(pair)};"
-            )
-        values = [name for name in pair.columns if name not in pair.key]
-        if changed and one.changed and values:
-            yield f"-- {one.changed:,} rows of {pair.live} that have other values now"
-            assignments = ", ".join(
-                f"{quote_identifier(name)} = r.{quote_identifier(name)}" for name in values
-            )
-            yield (
-                f"UPDATE {pair.live.sql} AS l SET {assignments}\n  FROM {pair.restored.sql} AS r"
-                f"\n WHERE {_same_key(pair)} AND {_differs(pair)};"
-            )
-    yield "COMMIT;"
-
-
 # --- clauses --------------------------------------------------------------------------------------
 
 
-def _missing(pair: TablePair) -> str:
+def missing_rows(pair: TablePair) -> str:
+    """FROM and WHERE of the rows, as `r`, that the live table lacks."""
+    return _rows_of_one_alone(pair, "r", pair.restored, "l", pair.live)
+
+
+def changed_rows(pair: TablePair) -> str:
+    """FROM and WHERE of the rows that both have, as `r` and `l`, with other values."""
     return (
-        f"FROM {pair.restored.sql} AS r WHERE NOT EXISTS"
-        f" (SELECT FROM {pair.live.sql} AS l WHERE {_same_key(pair)})"
+        f"FROM {pair.restored.sql} AS r JOIN {pair.live.sql} AS l ON {same_key(pair)}"
+        f" WHERE {differs(pair)}"
     )
 
 
-def _new(pair: TablePair) -> str:
+def _new_rows(pair: TablePair) -> str:
+    return _rows_of_one_alone(pair, "l", pair.live, "r", pair.restored)
+
+
+def _rows_of_one_alone(
+    pair: TablePair, ours: str, our: TableName, theirs: str, their: TableName
+) -> str:
+    if pair.has_key:
+        return (
+            f"FROM {our.sql} AS {ours} WHERE NOT EXISTS"
+            f" (SELECT FROM {their.sql} AS {theirs} WHERE {same_key(pair)})"
+        )
+    # Without a key the same row may be there more than once: it counts how often.
+    text = _as_text("x", pair.columns)
     return (
-        f"FROM {pair.live.sql} AS l WHERE NOT EXISTS"
-        f" (SELECT FROM {pair.restored.sql} AS r WHERE {_same_key(pair)})"
+        f"FROM (SELECT x.*, {text} AS pgkeep_text,"
+        f" pg_catalog.row_number() OVER (PARTITION BY {text}) AS pgkeep_number"
+        f" FROM {our.sql} AS x) AS {ours}"
+        f" LEFT JOIN (SELECT {text} AS pgkeep_text, pg_catalog.count(*) AS pgkeep_count"
+        f" FROM {their.sql} AS x GROUP BY 1) AS {theirs}"
+        f" ON {theirs}.pgkeep_text OPERATOR(pg_catalog.=) {ours}.pgkeep_text"
+        f" WHERE {ours}.pgkeep_number OPERATOR(pg_catalog.>)"
+        f" COALESCE({theirs}.pgkeep_count, 0)"
     )
 
 
-def _changed(pair: TablePair) -> str:
-    return (
-        f"FROM {pair.restored.sql} AS r JOIN {pair.live.sql} AS l ON {_same_key(pair)}"
-        f" WHERE {_differs(pair)}"
-    )
+def same_key(pair: TablePair) -> str:
+    """Whether `l` and `r` have the same key."""
+    return " AND ".join(f"l.{one.sql} {one.equal} r.{one.sql}" for one in pair.key)
 
 
-def _same_key(pair: TablePair) -> str:
-    if not pair.has_key:
-        return _as_text("l", pair.key) + " = " + _as_text("r", pair.key)
-    names = map(quote_identifier, pair.key)
-    return " AND ".join(f"l.{name} = r.{name}" for name in names)
-
-
-def _differs(pair: TablePair) -> str:
+def differs(pair: TablePair) -> str:
     """By their text, as backups compare: some types have no equality, and -0 is not 0."""
-    values = [name for name in pair.columns if name not in pair.key]
-    if not values:
+    if not pair.values:
         return "false"
-    return f"{_as_text('l', values)} IS DISTINCT FROM {_as_text('r', values)}"
+    return f"{_as_text('l', pair.values)} IS DISTINCT FROM {_as_text('r', pair.values)}"
 
 
-def _as_text(alias: str, names: Sequence[str]) -> str:
-    return "ROW(" + ", ".join(f"{alias}.{quote_identifier(name)}" for name in names) + ")::text"
+def _as_text(alias: str, columns: Sequence[Column]) -> str:
+    return "ROW(" + ", ".join(f"{alias}.{one.sql}" for one in columns) + ")::pg_catalog.text"
 
 
 # --- questions ------------------------------------------------------------------------------------
 
 
-def _count(connection: Connection, query: str) -> int:
-    row = connection.execute(f"SELECT pg_catalog.count(*) FROM ({query}) q".encode()).fetchone()
+def _count(connection: Connection, clause: str) -> int:
+    row = connection.execute(f"SELECT pg_catalog.count(*) {clause}".encode()).fetchone()
     assert row is not None
     return int(row[0])
 
 
 def _some_keys(connection: Connection, pair: TablePair, clause: str) -> tuple[str, ...]:
-    alias = "l" if clause.startswith(f"FROM {pair.live.sql} ") else "r"
+    text = _as_text("r", pair.key or pair.columns)
     rows = connection.execute(
-        f"SELECT {_as_text(alias, pair.key)} {clause} ORDER BY 1 LIMIT {_KEYS_SHOWN}".encode()
+        f"SELECT {text} {clause} ORDER BY 1 LIMIT {_KEYS_SHOWN}".encode()
     ).fetchall()
     return tuple(row[0] for row in rows)
 
 
-def _all_beside(connection: Connection, schema: str) -> list[TableName]:
-    """Live tables that have one of the same name under the schema; `public` where several do."""
-    rows = connection.execute(
-        "SELECT DISTINCT ON (c.relname) n.nspname, c.relname"
-        "  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
-        "  JOIN pg_catalog.pg_class r ON r.relname = c.relname AND r.relkind = 'r'"
-        "  JOIN pg_catalog.pg_namespace s ON s.oid = r.relnamespace AND s.nspname = %s"
-        " WHERE c.relkind IN ('r', 'p') AND n.nspname <> s.nspname"
-        "   AND n.nspname NOT IN ('pg_catalog', 'information_schema')"
-        " ORDER BY c.relname, n.nspname <> 'public', n.nspname",
-        (schema,),
-    ).fetchall()
-    return [TableName(*row) for row in rows]
-
-
-def _pair(connection: Connection, live: TableName, restored: TableName) -> TablePair:
-    columns = {name: _columns(connection, name) for name in (live, restored)}
+def _pair(connection: Connection, origin: Origin) -> TablePair:
+    columns = {name: _columns(connection, name) for name in (origin.live, origin.restored)}
     for name, found in columns.items():
         if not found:
             raise TargetNotReady(f"there is no table {name} in this database")
-    both = [name for name in columns[restored] if name in columns[live]]
-    writable = tuple(name for name in both if not columns[live][name])
-    key = tuple(_key(connection, live))
-    has_key = bool(key) and set(key) <= set(writable)
+    live, restored = columns[origin.live], columns[origin.restored]
+    writable = {
+        name: Column(name, is_always_identity=live[name] == _ALWAYS_IDENTITY)
+        for name in restored
+        if name in live and live[name] != _GENERATED
+    }
+    key = {name: equal for name, equal in _key(connection, origin.live) if equal}
+    has_key = key.keys() <= writable.keys()
     return TablePair(
-        live,
-        restored,
-        key if has_key else writable,
-        has_key,
-        writable,
-        tuple(name for name in columns[live] if name not in columns[restored]),
-        tuple(name for name in columns[restored] if name not in columns[live]),
+        origin.live,
+        origin.restored,
+        tuple(Column(name, equal) for name, equal in key.items()) if has_key else (),
+        tuple(writable.values()),
+        tuple(name for name in live if name not in restored),
+        tuple(name for name in restored if name not in live),
+        origin.condition,
     )
 
 
-def _columns(connection: Connection, table: TableName) -> dict[str, bool]:
-    """The columns in order, and whether each is generated."""
+_GENERATED, _ALWAYS_IDENTITY = "generated", "always identity"
+
+
+def _columns(connection: Connection, table: TableName) -> dict[str, str]:
+    """The columns in order, and what is special about each."""
     rows = connection.execute(
-        "SELECT a.attname::text, a.attgenerated <> '' FROM pg_catalog.pg_attribute a"
+        "SELECT a.attname::text, CASE WHEN a.attgenerated <> '' THEN %s"
+        "       WHEN a.attidentity = 'a' THEN %s ELSE '' END"
+        "  FROM pg_catalog.pg_attribute a"
         "  JOIN pg_catalog.pg_class c ON c.oid = a.attrelid"
         "  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
         " WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p')"
         "   AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
-        (table.schema, table.name),
+        (_GENERATED, _ALWAYS_IDENTITY, table.schema, table.name),
     ).fetchall()
     return dict(rows)
 
 
-def _key(connection: Connection, table: TableName) -> Iterator[str]:
+def _key(connection: Connection, table: TableName) -> Iterator[tuple[str, str]]:
+    """The primary key's columns, and the equality of each."""
     rows = connection.execute(
-        "SELECT a.attname::text FROM pg_catalog.pg_index i"
+        "SELECT a.attname::text, pg_catalog.quote_ident(s.nspname), o.oprname::text"
+        "  FROM pg_catalog.pg_index i"
         "  JOIN pg_catalog.pg_class c ON c.oid = i.indrelid"
         "  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
-        " CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY k(attnum, place)"
-        "  JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum"
-        " WHERE n.nspname = %s AND c.relname = %s AND i.indisprimary"
-        "   AND k.place <= i.indnkeyatts ORDER BY k.place",
+        " CROSS JOIN LATERAL pg_catalog.generate_series(0, i.indnkeyatts - 1) k"
+        "  JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[k]"
+        "  JOIN pg_catalog.pg_opclass p ON p.oid = i.indclass[k]"
+        "  JOIN pg_catalog.pg_am m ON m.oid = p.opcmethod AND m.amname = 'btree'"
+        "  JOIN pg_catalog.pg_amop e ON e.amopfamily = p.opcfamily AND e.amopstrategy = 3"
+        "   AND e.amoplefttype = p.opcintype AND e.amoprighttype = p.opcintype"
+        "  JOIN pg_catalog.pg_operator o ON o.oid = e.amopopr"
+        "  JOIN pg_catalog.pg_namespace s ON s.oid = o.oprnamespace"
+        " WHERE n.nspname = %s AND c.relname = %s AND i.indisprimary ORDER BY k",
         (table.schema, table.name),
     ).fetchall()
-    yield from (row[0] for row in rows)
-
-
-def _parents(
-    connection: Connection, names: Sequence[TableName]
-) -> Mapping[TableName, set[TableName]]:
-    """For each table, those among the others that its foreign keys refer to."""
-    parents: dict[TableName, set[TableName]] = {name: set() for name in names}
-    rows = connection.execute(
-        "SELECT n.nspname, c.relname, m.nspname, d.relname FROM pg_catalog.pg_constraint k"
-        "  JOIN pg_catalog.pg_class c ON c.oid = k.conrelid"
-        "  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
-        "  JOIN pg_catalog.pg_class d ON d.oid = k.confrelid"
-        "  JOIN pg_catalog.pg_namespace m ON m.oid = d.relnamespace WHERE k.contype = 'f'"
-    ).fetchall()
-    for schema, name, parent_schema, parent_name in rows:
-        child, parent = TableName(schema, name), TableName(parent_schema, parent_name)
-        if child in parents and parent in parents and child != parent:
-            parents[child].add(parent)
-    return parents
+    for name, schema, operator in rows:
+        yield name, f"OPERATOR({schema}.{operator})"

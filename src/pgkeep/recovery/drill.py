@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psycopg
 
-from pgkeep.errors import PgkeepError, ProgramMissing
-from pgkeep.events import Event, Noticed, Reporter, StageBegan, StageEnded
+from pgkeep.errors import PgkeepError, RestoreFailed
+from pgkeep.events import Noticed, Reporter, StageBegan, StageEnded
 from pgkeep.model import quote_identifier
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.archive import Archive, leave_out_extensions, read_archive
-from pgkeep.postgres.identity import server_version
-from pgkeep.postgres.programs import Programs, choose_server, find_programs
-from pgkeep.postgres.server import ScratchServer
 from pgkeep.postgres.session import connect, translated
-from pgkeep.postgres.statements import literal
 from pgkeep.recovery.checks import Check, check_indexes, run_checks
+from pgkeep.recovery.drill_places import Place, drill_place, empty_database_beside
 from pgkeep.recovery.files import Sample, check_files
 from pgkeep.recovery.fill import CRITICAL
+from pgkeep.recovery.foreign_keys import check_foreign_keys
+from pgkeep.recovery.hooks import Hooks
+from pgkeep.recovery.objectives import APPLICATION
 from pgkeep.recovery.request import RestoreRequest, RestoreResult
-from pgkeep.recovery.restore import restore, schema_archive
+from pgkeep.recovery.restore import COUNTED_SINCE, restore, schema_archive
+from pgkeep.recovery.role_needs import in_need_of
+from pgkeep.recovery.timed import Timed
 from pgkeep.repository.evidence import CheckResult, Details, NotCovered, Outcome, Step
 
 SERVER, CHECKS = "starting", "asking"
@@ -40,6 +41,9 @@ class DrillRequest:
     server: Address | None = None
     """A server to make a database on; None: a scratch server of the source's version is started."""
     bin_dirs: tuple[Path, ...] = ()
+    application: tuple[tuple[str, ...], ...] = ()
+    """Commands that start the application against the database, and end once it answers."""
+    application_seconds: float = 300
     clock: Callable[[], float] = time.monotonic
 
 
@@ -75,40 +79,26 @@ class DrillResult:
 
 def drill(request: DrillRequest, reporter: Reporter) -> DrillResult:
     """Restore, compare and ask. Whatever fails is in the result; nothing is left behind."""
-    timed = _Timed(reporter, request.clock)
+    timed = Timed(reporter, request.clock, COUNTED_SINCE)
     run = _Drill(request, timed)
     try:
-        with _target(request, timed) as (address, server):
-            run.server = server
-            run.restore(address)
-            run.ask(address)
+        timed.report(StageBegan(SERVER))
+        contents = request.restore.contents
+        with drill_place(contents, request.server, request.bin_dirs, timed) as place:
+            run.server = place.server
+            timed.report(StageEnded(SERVER, place.server))
+            run.restore(place)
+            run.ask(place.address)
+            run.start_application(place.address)
     except PgkeepError as exc:
         run.problem = exc.message
     return run.result()
 
 
-@dataclass(slots=True)
-class _Timed:
-    """Passes events on, and notes how long each stage took."""
-
-    reporter: Reporter
-    clock: Callable[[], float]
-    steps: list[Step] = field(default_factory=list)
-    _begun: dict[str, float] = field(default_factory=dict)
-
-    def report(self, event: Event) -> None:
-        if isinstance(event, StageBegan):
-            self._begun[event.stage] = self.clock()
-        elif isinstance(event, StageEnded) and event.stage in self._begun:
-            seconds = self.clock() - self._begun.pop(event.stage)
-            self.steps.append(Step(event.stage, round(seconds, 3)))
-        self.reporter.report(event)
-
-
 class _Drill:
     """One drill under way."""
 
-    def __init__(self, request: DrillRequest, reporter: _Timed) -> None:
+    def __init__(self, request: DrillRequest, reporter: Timed) -> None:
         self._request = request
         self._reporter = reporter
         self._restored: RestoreResult | None = None
@@ -117,40 +107,31 @@ class _Drill:
         self.server = ""
         self.problem = ""
 
-    def restore(self, address: Address) -> None:
+    def restore(self, place: Place) -> None:
         """Everything that this server can have, and a note of what it cannot."""
-        request = replace(self._request.restore, target=address)
+        request = replace(self._request.restore, target=place.address)
         archive_bytes = schema_archive(request, request.scope)
         missing: tuple[str, ...] = ()
+        roles = tuple(name for name, _ in place.refused_roles)
         if archive_bytes:
             archive = read_archive(archive_bytes)
-            missing = tuple(self._unavailable(address, archive))
+            missing = tuple(self._unavailable(place.address, archive))
             if missing:
                 self._not_covered += _left_out(archive, missing)
+            if roles:
+                self._not_covered += _without_roles(archive, place.refused_roles)
         journey = request.journey
         if missing and journey is not None:
             self._not_covered.append(
                 NotCovered(f"the changes up to {journey.moment}", f"they need {', '.join(missing)}")
             )
             journey = None
-        scope = replace(request.scope, without_extensions=missing)
-        self._restored = restore(replace(request, scope=scope, journey=journey), self._reporter)
-        if self._restored.replayed is not None:
-            self._not_covered += [
-                NotCovered(one.what, one.why) for one in self._restored.replayed.not_exact
-            ]
-        self._not_covered += [
-            NotCovered(text, "it was not compared") for text in self._restored.proof.not_compared
-        ]
-        known = {one.what for one in self._not_covered}
-        self._not_covered += [
-            NotCovered(one.what, one.reason)
-            for one in self._restored.refused
-            if one.what not in known
-        ]
-        self._not_covered += [
-            NotCovered(text, "this server has nothing for it") for text in self._restored.remarks
-        ]
+        scope = replace(request.scope, without_extensions=missing, without_roles=roles)
+        request = replace(
+            request, scope=scope, journey=journey, owners=not roles, privileges=not roles
+        )
+        self._restored = restore(request, self._reporter)
+        self._not_covered += _not_compared(self._restored, self._not_covered)
 
     def ask(self, address: Address) -> None:
         """The user's checks, and the indexes."""
@@ -160,6 +141,10 @@ class _Drill:
             request = self._request.restore
             if files := check_files(request.contents, request.sealed, Sample()):
                 self._checks.append(files)
+            replayed = self._restored is not None and self._restored.replayed is not None
+            keys, unsure = check_foreign_keys(connection, row_by_row=replayed)
+            self._checks.append(keys)
+            self._not_covered += unsure
             indexes = check_indexes(connection)
         if indexes is None:
             reason = "the server has no extension amcheck"
@@ -169,6 +154,28 @@ class _Drill:
         failed = sum(not one.passed for one in self._checks)
         summary = f"{len(self._checks)} checks, {failed} failed"
         self._reporter.report(StageEnded(CHECKS, summary))
+
+    def start_application(self, address: Address) -> None:
+        """Last, since it may write. It ends with the drill."""
+        request = self._request
+        if not request.application:
+            return
+        self._reporter.report(StageBegan(APPLICATION))
+        hooks = Hooks(
+            request.application_seconds,
+            {"PGKEEP_DRILL_URL": address.url,
+             "PGKEEP_DATABASE": request.restore.manifest.database},
+            [address.parameters.get("password", "")],
+            again="run the drill again",
+            leaves_running=False,
+        )  # fmt: skip
+        try:
+            hooks.run(request.application)
+        except RestoreFailed as exc:
+            self._checks.append(CheckResult(APPLICATION, False, exc.message))
+            return
+        self._reporter.report(StageEnded(APPLICATION, "it answers"))
+        self._checks.append(CheckResult(APPLICATION, True, "it answers"))
 
     def result(self) -> DrillResult:
         restored = self._restored
@@ -184,7 +191,7 @@ class _Drill:
         wanted = [entry.tag for entry in archive.entries if entry.kind == "EXTENSION"]
         if not wanted:
             return
-        with _another_database(address) as probe, closing(connect(probe)) as connection:
+        with empty_database_beside(address) as probe, closing(connect(probe)) as connection:
             for name in wanted:
                 try:
                     statement = f"CREATE EXTENSION IF NOT EXISTS {quote_identifier(name)} CASCADE"
@@ -211,67 +218,36 @@ def _left_out(archive: Archive, missing: Sequence[str]) -> list[NotCovered]:
     ]
 
 
+def _without_roles(archive: Archive, refused: Sequence[tuple[str, str]]) -> Iterator[NotCovered]:
+    """What falls away with roles that cannot be made: owners and grants, and what is for one."""
+    for name, reason in refused:
+        yield NotCovered(f"role {name}", reason)
+        needy = {entry.dump_id for entry in in_need_of(archive, [name])}
+        for entry in archive.entries:
+            what = f"{entry.kind.lower()} {_full_name(entry.namespace, entry.tag)}"
+            if entry.dump_id in needy:
+                yield NotCovered(what, f"needs role {name}")
+            elif entry.owner == name and entry.kind not in _BELONG_TO_OTHERS:
+                yield NotCovered(f"the owner of {what}", f"it is role {name}")
+    names = ", ".join(name for name, _ in refused)
+    yield NotCovered("owners and privileges", f"none was restored, without role {names}")
+
+
+_BELONG_TO_OTHERS = frozenset(("ACL", "COMMENT", "CONSTRAINT", "DEFAULT", "FK CONSTRAINT", "INDEX",
+                               "SEQUENCE OWNED BY", "TRIGGER", "POLICY"))  # fmt: skip
+
+
+def _not_compared(result: RestoreResult, known: Sequence[NotCovered]) -> list[NotCovered]:
+    """What a restore could not prove, or was refused, and is not known yet."""
+    replayed = result.replayed.not_exact if result.replayed else ()
+    names = {one.what for one in known}
+    return [
+        *(NotCovered(one.what, one.why) for one in replayed),
+        *(NotCovered(text, "it was not compared") for text in result.proof.not_compared),
+        *(NotCovered(one.what, one.reason) for one in result.refused if one.what not in names),
+        *(NotCovered(text, "this server has nothing for it") for text in result.remarks),
+    ]
+
+
 def _full_name(namespace: str, tag: str) -> str:
     return f"{namespace}.{tag}" if namespace else tag
-
-
-# --- where ----------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _target(request: DrillRequest, reporter: Reporter) -> Iterator[tuple[Address, str]]:
-    """An empty database like the source's, and what server it is on; gone when the block ends."""
-    reporter.report(StageBegan(SERVER))
-    with _server(request) as (there, label), _another_database(there, request.restore) as address:
-        reporter.report(StageEnded(SERVER, label))
-        yield address, label
-
-
-@contextmanager
-def _server(request: DrillRequest) -> Iterator[tuple[Address, str]]:
-    if request.server is not None:
-        with closing(connect(request.server)) as connection:
-            version = server_version(connection)
-        yield request.server, f"PostgreSQL {version} at {request.server}"
-        return
-    programs = _programs(request)
-    with _scratch(programs) as server:
-        yield Address.parse(server.url()), f"PostgreSQL {programs.version}, scratch"
-
-
-def _scratch(programs: Programs) -> AbstractContextManager[ScratchServer]:
-    return ScratchServer.start(programs)
-
-
-def _programs(request: DrillRequest) -> Programs:
-    """Of the source's major version, or a newer one: an older server cannot have it all."""
-    major = int(request.restore.contents.point.server_version.split(".")[0].split(" ")[0])
-    try:
-        return choose_server(major, request.bin_dirs)
-    except ProgramMissing:
-        newer = [one for one in find_programs(request.bin_dirs) if one.has_server]
-        majors = sorted(one.major for one in newer if one.major > major)
-        if not majors:
-            raise
-        return choose_server(majors[0], request.bin_dirs)
-
-
-@contextmanager
-def _another_database(address: Address, like: RestoreRequest | None = None) -> Iterator[Address]:
-    name = f"pgkeep_drill_{secrets.token_hex(6)}"
-    encoding = like.contents.database.encoding if like else "UTF8"
-    with closing(connect(address)) as connection, translated(address):
-        connection.execute(
-            f"CREATE DATABASE {name} TEMPLATE template0 ENCODING {literal(encoding)}"
-            f"{_locale(encoding)}".encode()
-        )
-    try:
-        yield address.with_database(name)
-    finally:
-        with closing(connect(address)) as connection, translated(address):
-            connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)".encode())
-
-
-def _locale(encoding: str) -> str:
-    """Encodings other than UTF8 fit the locale C on any server."""
-    return "" if encoding == "UTF8" else " LOCALE 'C'"

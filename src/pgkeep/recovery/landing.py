@@ -19,7 +19,7 @@ from pgkeep.postgres.archive import Archive, Entry, Selection, use_list
 from pgkeep.postgres.dumping import run_script, run_script_through, script_from_archive
 from pgkeep.postgres.programs import Programs
 from pgkeep.postgres.session import Connection, server_major
-from pgkeep.postgres.statements import database_settings, refresh
+from pgkeep.postgres.statements import database_grants, database_settings, refresh
 from pgkeep.recovery import target
 from pgkeep.recovery.plan import RestorePlan, Scope, TableRestore
 from pgkeep.recovery.refusals import Refused, meaning_of, named
@@ -103,9 +103,15 @@ class Landing:
         """What comes between the rows and the definitions that wait for them."""
 
     def set_database(self, run: Run) -> None:
-        """The settings of the database, and those of roles in it."""
+        """The settings of the database, those of roles in it, and who may do what with it."""
         for statement in _database_settings(run):
             run.connection.execute(statement.encode())
+        for statement in _database_grants(run):
+            try:
+                run.connection.execute(statement.encode())
+            except psycopg.errors.InsufficientPrivilege as exc:  # it is not the role's own
+                reason = exc.diag.message_primary or str(exc)
+                self.remarks.append(f"not done: {statement}: {reason}")
 
     def refresh(self, run: Run, view: TableName) -> None:
         """Fill a materialized view."""
@@ -161,7 +167,7 @@ class Forbearing(Landing):
         return False
 
     def set_database(self, run: Run) -> None:
-        for statement in _database_settings(run):
+        for statement in (*_database_settings(run), *_database_grants(run)):
             self.attempt(
                 run.connection, statement, f"setting: {statement}", "It is as the platform has it."
             )
@@ -189,6 +195,11 @@ class Forbearing(Landing):
 def _database_settings(run: Run) -> Iterator[str]:
     name = quote_identifier(run.request.target.database)
     return database_settings(run.request.contents.database, name)
+
+
+def _database_grants(run: Run) -> Iterator[str]:
+    name = quote_identifier(run.request.target.database)
+    return database_grants(run.request.contents.database, name)
 
 
 def _script(run: Run, entries: Iterable[Entry], *arguments: str) -> bytes:

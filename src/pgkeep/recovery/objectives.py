@@ -11,6 +11,11 @@ from pgkeep.model import Manifest
 from pgkeep.recovery.fill import CRITICAL
 from pgkeep.repository.evidence import Evidence, Outcome
 
+CRITICAL_BACK, WHOLE_BACK = "critical tables back", "whole database back"
+APPLICATION_BACK = "application back"
+APPLICATION = "application"
+"""The step of a drill in which the application starts."""
+
 
 @dataclass(frozen=True, slots=True)
 class Objective:
@@ -21,6 +26,12 @@ class Objective:
     measured: timedelta | None
     by: str
     """What measured it, in words."""
+
+    @property
+    def measured_seconds(self) -> float:
+        """Of one that was measured."""
+        assert self.measured is not None
+        return self.measured.total_seconds()
 
     @property
     def is_met(self) -> bool | None:
@@ -41,6 +52,11 @@ class Facts:
     """What capture would lose now; None if changes are not captured."""
     drills: Sequence[Evidence]
     """Newest first."""
+    recoveries: Sequence[Evidence] = ()
+    """Newest first."""
+    is_captured: bool | None = None
+    """Whether the server holds each change from its commit on until it is captured; None: not
+    known."""
 
 
 def judge(objectives: ObjectivesConfig, facts: Facts) -> tuple[Objective, ...]:
@@ -48,20 +64,44 @@ def judge(objectives: ObjectivesConfig, facts: Facts) -> tuple[Objective, ...]:
     return tuple(_judge(objectives, facts))
 
 
+def judge_recovery(
+    objectives: ObjectivesConfig,
+    critical: float | None,
+    database: float | None,
+    application: float,
+) -> tuple[Objective, ...]:
+    """When what was back, in seconds since a recovery was begun, beside what was promised."""
+    found = (
+        (CRITICAL_BACK, objectives.critical_rto_minutes, critical),
+        (WHOLE_BACK, objectives.full_rto_minutes, database),
+        (APPLICATION_BACK, objectives.application_rto_minutes, application),
+    )
+    return tuple(
+        Objective(name, timedelta(minutes=promised), timedelta(seconds=measured), "this recovery")
+        for name, promised, measured in found
+        if measured is not None
+    )
+
+
 def restore_estimate(facts: Facts) -> timedelta | None:
     """How long a restore would take now: as the last drills did, by the size of what they read."""
     rates = [
-        drill.seconds / drill.text_bytes
+        _restore_seconds(drill) / drill.text_bytes
         for drill in facts.drills
         if drill.outcome is not Outcome.FAILED and drill.text_bytes
     ][:3]
     if not rates or facts.newest is None:
         return None
-    fixed = min(drill.seconds for drill in facts.drills if drill.text_bytes)
+    fixed = min(_restore_seconds(drill) for drill in facts.drills if drill.text_bytes)
     by_size = max(rates) * facts.newest.totals.text_bytes
     # What does not grow with the rows (starting a server, definitions) is in the rate of a small
     # database many times over, and in that of a large one not at all.
     return timedelta(seconds=by_size if by_size > 60 else max(by_size, fixed))
+
+
+def _restore_seconds(drill: Evidence) -> float:
+    """Without the start of the application, which no size decides."""
+    return drill.seconds - sum(one.seconds for one in drill.steps if one.name == APPLICATION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +127,8 @@ def trend(drills: Sequence[Evidence], *, newest: int = 6) -> Trend | None:
     if len(some) < 2:
         return None
     return Trend(
-        tuple(one.seconds for one in some),
-        tuple(one.seconds / one.text_bytes * 1e9 for one in some),
+        tuple(_restore_seconds(one) for one in some),
+        tuple(_restore_seconds(one) / one.text_bytes * 1e9 for one in some),
     )
 
 
@@ -102,21 +142,23 @@ def _judge(objectives: ObjectivesConfig, facts: Facts) -> Iterator[Objective]:
         age = facts.now - facts.newest.started if facts.newest else None
         promised = timedelta(hours=objectives.manual_rpo_hours)
         yield Objective("data lost at most", promised, age, "the newest backup")
+    yield _schema(objectives, facts)
     passed = next((one for one in facts.drills if one.outcome is not Outcome.FAILED), None)
     critical = [step.seconds for step in passed.steps if step.name == CRITICAL] if passed else []
     if critical:
         yield Objective(
-            "critical tables back",
+            CRITICAL_BACK,
             objectives.critical_rto_minutes * minutes,
             timedelta(seconds=critical[0]),
             "the last drill",
         )
     yield Objective(
-        "whole database back",
+        WHOLE_BACK,
         objectives.full_rto_minutes * minutes,
         restore_estimate(facts),
         "the last drills, by size",
     )
+    yield _application(objectives, facts)
     yield Objective(
         "a drill takes",
         objectives.test_rto_minutes * minutes,
@@ -129,3 +171,33 @@ def _judge(objectives: ObjectivesConfig, facts: Facts) -> Iterator[Objective]:
         facts.now - passed.started if passed else None,
         "the last drill",
     )
+
+
+def _schema(objectives: ObjectivesConfig, facts: Facts) -> Objective:
+    """A change of the schema is captured from its commit on, or is in the next backup alone."""
+    name, promised = "schema changes lost", timedelta(minutes=objectives.schema_rpo_minutes)
+    if facts.behind is None:
+        age = facts.now - facts.newest_schema.started if facts.newest_schema else None
+        promised = timedelta(hours=objectives.manual_rpo_hours)
+        return Objective(name, promised, age, "the newest backup with definitions")
+    holds = facts.is_captured
+    if holds is None:  # nobody asked the server
+        holds = facts.behind <= timedelta(minutes=objectives.automated_rpo_minutes)
+    lost = timedelta(0) if holds else facts.behind
+    return Objective(name, promised, lost, "capture, which holds them from their commit on")
+
+
+def _application(objectives: ObjectivesConfig, facts: Facts) -> Objective:
+    """As the last recovery took, or as a restore takes and the drill's start of it took."""
+    promised = timedelta(minutes=objectives.application_rto_minutes)
+    drill = next((one for one in facts.drills if one.outcome is not Outcome.FAILED), None)
+    recovery = next(iter(facts.recoveries), None)
+    if recovery is not None and (drill is None or recovery.started > drill.started):
+        took = timedelta(seconds=recovery.seconds)
+        return Objective(APPLICATION_BACK, promised, took, "the last recovery")
+    restored = restore_estimate(facts)
+    started = [step.seconds for step in drill.steps if step.name == APPLICATION] if drill else []
+    if restored is None or not started:
+        return Objective(APPLICATION_BACK, promised, restored, "the last drills, without its start")
+    took = restored + timedelta(seconds=started[0])
+    return Objective(APPLICATION_BACK, promised, took, "the last drills, with its start")

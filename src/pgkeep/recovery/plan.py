@@ -24,6 +24,7 @@ from pgkeep.postgres.archive import (
     leave_out_extensions,
     select_tables,
 )
+from pgkeep.recovery.role_needs import in_need_of
 
 # A table with less text than this has its indexes built together with those of others: starting
 # the programs for each would take longer than the building.
@@ -46,6 +47,8 @@ class Scope:
     into_schema: str | None = None
     without_extensions: tuple[str, ...] = ()
     """Extensions that the target cannot have: what needs one is left out."""
+    without_roles: tuple[str, ...] = ()
+    """Roles that the target cannot have: policies for one are left out."""
     critical: tuple[TableName, ...] = ()
     """Tables to have back before all others."""
     where: str = ""
@@ -242,8 +245,9 @@ def _selection(archive: Archive | None, scope: Scope) -> Selection | None:
         return None
     if scope.tables:
         return select_tables(archive, [(name.schema, name.name) for name in scope.tables])
-    if scope.without_extensions:
-        return leave_out_extensions(archive, scope.without_extensions)
+    if scope.without_extensions or scope.without_roles:
+        besides = [entry.dump_id for entry in in_need_of(archive, scope.without_roles)]
+        return leave_out_extensions(archive, scope.without_extensions, besides)
     return None
 
 

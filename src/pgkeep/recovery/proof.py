@@ -12,6 +12,7 @@ from pgkeep.postgres.copying import CopyReader
 from pgkeep.postgres.session import Connection
 from pgkeep.recovery.digest import RowDigest, RowSum
 from pgkeep.recovery.plan import TableRestore
+from pgkeep.repository.evidence import Compared
 
 STAGE = "proving"
 
@@ -46,6 +47,10 @@ class Proof:
     @property
     def rows(self) -> int:
         return sum(table.restored.rows for table in self.tables)
+
+    @property
+    def compared(self) -> Compared:
+        return Compared(len(self.tables), self.rows, self.definitions, self.sequences)
 
 
 def read_back(reader: CopyReader, table: TableRestore, seed: int, reporter: Reporter) -> RowSum:

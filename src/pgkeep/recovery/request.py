@@ -35,6 +35,8 @@ class RestoreRequest:
     go_on_after_damage: bool = False
     journey: Journey | None = None
     """What to replay once the backup is restored."""
+    when_proven: Callable[[RestoreResult], None] | None = None
+    """Told before the target stops to be marked as incomplete: who is killed then knows it."""
 
     @property
     def archive_options(self) -> tuple[str, ...]:

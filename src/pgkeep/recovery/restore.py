@@ -18,15 +18,16 @@ from pgkeep.errors import (
     UsageError,
 )
 from pgkeep.events import Noticed, Reporter, StageBegan, StageEnded
-from pgkeep.model import Part, StoredObject, TableName, quote_identifier
+from pgkeep.model import Part, StoredObject, TableName
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.archive import Archive, Entry, Selection, left_out_of, read_archive
 from pgkeep.postgres.capturing import definitions_without_capture, rows_without_capture
 from pgkeep.postgres.dumping import dump_schema
 from pgkeep.postgres.session import Connection, connect, lost_since, server_major, translated
-from pgkeep.postgres.statements import DROP_PUBLIC, create_table_like
+from pgkeep.postgres.statements import DROP_PUBLIC
 from pgkeep.recovery import proof, target
-from pgkeep.recovery.fill import Filled, fill
+from pgkeep.recovery.beside import define_beside, wholes_beside
+from pgkeep.recovery.fill import CRITICAL, Filled, fill
 from pgkeep.recovery.journey import Journey
 from pgkeep.recovery.landing import Landing, Run
 from pgkeep.recovery.moment import AtTime
@@ -36,6 +37,8 @@ from pgkeep.recovery.plan import RestorePlan, Scope, check_scope, plan_restore
 from pgkeep.recovery.request import Lost, RestoreRequest, RestoreResult
 
 CHECKING, DEFINING, FINISHING, SETTLING = "checking", "defining", "finishing", "settling"
+COUNTED_SINCE = {CRITICAL: CHECKING}
+"""When the critical tables are back counts from the beginning of the restore."""
 
 
 def restore(request: RestoreRequest, reporter: Reporter) -> RestoreResult:
@@ -58,7 +61,7 @@ def restore(request: RestoreRequest, reporter: Reporter) -> RestoreResult:
         plan = landing.adapt(plan)
         if archive is not None and scope.tables and plan.selection is not None:
             landing.remarks += _left_out(archive, plan.selection)
-        _check_target(connection, request, scope, plan, landing)
+        _check_target(connection, request, scope, plan, landing, archive)
         run = Run(
             request, scope, plan, archive, archive_bytes, programs, connection, reporter, landing
         )
@@ -70,6 +73,8 @@ def restore(request: RestoreRequest, reporter: Reporter) -> RestoreResult:
                 filled = fill(run, missing)
             result = _finish(run, filled, roles)
             if mark is not None and not result.lost and result.proof.holds:
+                if request.when_proven is not None:
+                    request.when_proven(result)
                 mark.take_off()
     return result
 
@@ -264,10 +269,12 @@ def _check_target(
     scope: Scope,
     plan: RestorePlan,
     landing: Landing,
+    archive: Archive | None,
 ) -> None:
     target.check_encoding(connection, request.contents)
     if scope.into_schema is not None:
-        target.refuse_existing(connection, [table.name for table in plan.tables])
+        wholes = wholes_beside(scope.into_schema, plan.tables, archive)
+        target.refuse_existing(connection, [*(table.name for table in plan.tables), *wholes])
     elif not scope.schema:
         target.refuse_unfit_tables(connection, plan)
         target.refuse_live_triggers(connection, plan)
@@ -309,9 +316,10 @@ def _define(run: Run) -> tuple[Run, tuple[str, ...]]:
 
 
 def _define_beside(run: Run, schema: str) -> None:
-    run.connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quote_identifier(schema)}".encode())
-    for table in run.plan.tables:
-        run.connection.execute(create_table_like(table.source, table.name).encode())
+    for statement in define_beside(
+        schema, run.plan.tables, run.archive, str(run.request.manifest.backup)
+    ):
+        run.connection.execute(statement.encode())
 
 
 def _not_there_yet(run: Run, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:

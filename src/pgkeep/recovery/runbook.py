@@ -5,9 +5,11 @@ Pure: facts in, Markdown out. It names no secret, only where each is kept.
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from pgkeep import __version__
 from pgkeep.model import Manifest
@@ -49,26 +51,33 @@ class RunbookFacts:
     checks: Sequence[tuple[str, str]]
     """Name and SQL of what must hold afterwards."""
     critical: Sequence[str]
+    """As `--table` takes them."""
+    stop: Sequence[str] = ()
+    """Commands that stop the application; `start` those that start it."""
+    start: Sequence[str] = ()
 
 
 def write_runbook(facts: RunbookFacts) -> str:
     """The page as Markdown. Every block marked `sh` can be run as it stands."""
-    sections = (_head, _state, _needs, _prepare, _whole, _moment, _parts, _afterwards, _without)
+    sections = (
+        _head, _state, _promises, _needs, _prepare, _stop, _whole, _moment, _parts, _rows,
+        _afterwards, _again, _without,
+    )  # fmt: skip
     return "\n".join(line for section in sections for line in section(facts)) + "\n"
 
 
 def _head(facts: RunbookFacts) -> Iterator[str]:
-    yield f"# How to get `{facts.database}` back"
+    yield f"# How to get {_code(facts.database)} back"
     yield ""
     yield (
         f"Written on {facts.written:%Y-%m-%d %H:%M} UTC by pgkeep {__version__} on"
-        f" `{facts.host}`. Source: `{facts.source}`. Print it, or keep it where the database is"
-        " not."
+        f" {_code(facts.host)}. Source: {_code(facts.source)}. Print it, or keep it where the"
+        " database is not."
     )
     yield ""
     yield (
-        "**Before anything else:** leave the broken database as it is. Nothing here writes to it;"
-        " everything is restored into a new, empty one."
+        "**Before anything else:** leave the broken database as it is. Nothing here writes to it"
+        " (but for ten rows, below); everything is restored into a new, empty one."
     )
     yield ""
 
@@ -81,7 +90,7 @@ def _state(facts: RunbookFacts) -> Iterator[str]:
     else:
         newest = facts.newest
         yield (
-            f"- newest backup: `{newest.backup}` ({newest.started:%Y-%m-%d %H:%M} UTC,"
+            f"- newest backup: {_code(newest.backup)} ({newest.started:%Y-%m-%d %H:%M} UTC,"
             f" {newest.totals.rows:,} rows, {newest.totals.text_bytes / 1e9:.2f} GB of rows)"
         )
     for window in facts.reach.windows:
@@ -92,59 +101,95 @@ def _state(facts: RunbookFacts) -> Iterator[str]:
         yield "- it was never proven by a drill: `pgkeep drill` does that"
     else:
         yield (
-            f"- last drill: {last.outcome} on {last.started:%Y-%m-%d}, {last.rows:,} rows in"
-            f" {last.seconds:,.0f} s"
+            f"- last drill: {last.outcome} on {last.started:%Y-%m-%d}, of {_code(last.backup)},"
+            f" {last.rows:,} rows in {last.seconds:,.0f} s"
         )
-    for objective in facts.objectives:
-        measured = objective.measured
-        if measured is not None and objective.name == "whole database back":
-            yield f"- a restore takes about {measured.total_seconds():,.0f} s, by the last drills"
     yield ""
 
 
+def _promises(facts: RunbookFacts) -> Iterator[str]:
+    if not facts.objectives:
+        return
+    yield "| what | promised | measured last |"
+    yield "|---|---:|---:|"
+    for one in facts.objectives:
+        measured = "not yet" if one.measured is None else _in_words(one.measured)
+        yield f"| {one.name} | {_in_words(one.promised)} | {measured} |"
+    yield ""
+
+
+def _in_words(span: timedelta) -> str:
+    seconds = span.total_seconds()
+    if seconds < 120:
+        return f"{seconds:,.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:,.0f} min"
+    return f"{seconds / 3600:,.0f} h" if seconds < 48 * 3600 else f"{seconds / 86400:,.0f} days"
+
+
 def _needs(facts: RunbookFacts) -> Iterator[str]:
+    version = f" {facts.newest.server_version}" if facts.newest else ""
+    major = version.split(".")[0]
     yield "## What you need"
     yield ""
     yield "1. The private key (identity) of one of these recipients, from where it is kept safe:"
     for recipient in facts.recipients:
-        yield f"   - `{recipient}`"
+        yield f"   - {_code(recipient)}"
     yield "2. One of these repositories:"
     for place in facts.places:
         newest = "" if place.has_newest else " (**lacks the newest backup**)"
-        access = f": {place.access}" if place.access else ""
-        yield f"   - {place.name}: `{place.url}`{access}{newest}"
-    yield "3. An empty PostgreSQL database of the same major version or newer, and its URL."
-    yield "4. A machine with Python 3.11 or newer, pgkeep, and PostgreSQL's client programs."
+        access = f": {_plain(place.access)}" if place.access else ""
+        yield f"   - {_plain(place.name)}: {_code(place.url)}{access}{newest}"
+    yield (
+        f"3. An empty PostgreSQL database and its URL. The source was PostgreSQL{version}: take"
+        f" version{major} or a newer one, with the same extensions."
+        if version
+        else "3. An empty PostgreSQL database of the source's version or newer, and its URL."
+    )
+    yield (
+        "4. A machine with Python 3.11 or newer, and pgkeep's source (keep a copy of it beside this"
+        " page). In the source's folder, `make setup` makes the command `.venv/bin/pgkeep`, with"
+        " PostgreSQL's client programs of versions 17 and 18; a newer PostgreSQL needs its own."
+    )
     yield ""
     yield "The backups are signed by:"
     yield ""
     for signer in facts.signers:
-        yield f"- `{signer}`"
+        yield f"- {_code(signer)}"
     yield ""
 
 
 def _prepare(facts: RunbookFacts) -> Iterator[str]:
     url = facts.places[0].url if facts.places else "file:///backups"
     variables = facts.places[0].variables if facts.places else ()
-    signer = facts.signers[0] if facts.signers else "SHA256:..."
     yield "## Prepare"
     yield ""
     yield "Set these, with your own paths and values:"
     yield ""
     yield from _block(
         [
-            'export PGKEEP_IDENTITY="$HOME/pgkeep-identity.txt"',
-            'export TARGET_URL="postgresql://user:password@host:5432/empty_database"',
-            f'export REPOSITORY="{url}"',
-            *(f'export {name}="{value}"' for name, value in variables),
+            _export("PGKEEP_IDENTITY", "$HOME/pgkeep-identity.txt", as_it_is=True),
+            _export("TARGET_URL", "postgresql://user:password@host:5432/empty_database"),
+            _export("REPOSITORY", url),
+            *(_export(name, value) for name, value in variables),
         ],
         "sh set",
     )
+    if any(one.startswith("gpg:") for one in facts.recipients):
+        yield "With a gpg key leave out PGKEEP_IDENTITY: gpg opens the backup."
+        yield ""
     yield "Then look whether the backup is there:"
     yield ""
-    yield from _block(
-        [f'pgkeep list {facts.database} --repository "$REPOSITORY" --trust "{signer}"']
-    )
+    yield from _block([f"pgkeep list {shlex.quote(facts.database)} {_from(facts)}"])
+
+
+def _stop(facts: RunbookFacts) -> Iterator[str]:
+    if facts.stop:
+        yield "## Stop the application"
+        yield ""
+        yield "On its own machine, so that nobody works with what is broken:"
+        yield ""
+        yield from _block(facts.stop, "sh stop")
 
 
 def _whole(facts: RunbookFacts) -> Iterator[str]:
@@ -176,18 +221,31 @@ def _parts(facts: RunbookFacts) -> Iterator[str]:
     yield ""
     steps = [_restore(facts, " --schema-only"), _restore(facts, " --data-only")]
     yield from _block(steps, "sh schema-then-data")
+
+
+def _rows(facts: RunbookFacts) -> Iterator[str]:
     yield "## Ten rows, not everything"
     yield ""
-    table = facts.critical[0] if facts.critical else "public.some_table"
-    yield "Beside the live tables, in the live database, then look at what differs:"
+    yield "Beside the live tables, in the live database. Set these:"
     yield ""
+    table = facts.critical[0] if facts.critical else "public.some_table"
     yield from _block(
         [
-            _restore(facts, f" --table {table} --into-schema recovered"),
-            "pgkeep diff --target env:TARGET_URL --schema recovered --sql put-back.sql",
+            _export("LIVE_URL", "postgresql://user:password@host:5432/live_database"),
+            _export("LIVE_TABLE", table),
         ],
-        "sh rows",
+        "sh set-rows",
     )
+    beside = ' --table "$LIVE_TABLE" --into-schema recovered'
+    yield from _block([_restore(facts, beside, target="LIVE_URL")], "sh rows")
+    yield "Then see what differs (exit code 3: something does), and write SQL that mends it:"
+    yield ""
+    yield from _block(
+        ["pgkeep diff --target env:LIVE_URL --schema recovered --sql put-back.sql"], "sh diff"
+    )
+    yield "Read that file, and run it: all of it comes back, or nothing has changed."
+    yield ""
+    yield from _block(['psql "$LIVE_URL" -v ON_ERROR_STOP=1 -f put-back.sql'], "sh put-back")
 
 
 def _afterwards(facts: RunbookFacts) -> Iterator[str]:
@@ -195,36 +253,81 @@ def _afterwards(facts: RunbookFacts) -> Iterator[str]:
     yield ""
     yield "1. Set the passwords of roles that log in: backups hold none."
     yield "2. Ask what must hold:"
+    yield ""
     for name, sql in facts.checks:
-        yield f"   - {name}: `{sql}`"
+        yield f"   {_plain(name)}:"
+        yield ""
+        yield from (f"   {line}".rstrip() for line in _block(sql.strip().splitlines(), "sql"))
     if not facts.checks:
-        yield "   - (no checks are configured: `[[databases...checks]]`)"
+        yield "   (no checks are configured: `[[databases.NAME.checks]]`)"
+        yield ""
     yield "3. Point the application at the new database, and only then start it."
+    if facts.start:
+        yield ""
+        yield from (f"   {line}".rstrip() for line in _block(facts.start, "sh start"))
     yield "4. Keep the old database until everybody is sure."
     yield "5. Begin to back up the new one: `pgkeep backup`, `pgkeep capture`."
     yield ""
 
 
+def _again(facts: RunbookFacts) -> Iterator[str]:
+    yield "## On the host that makes the backups"
+    yield ""
+    yield (
+        f"If {_code(facts.host)} and its configuration are still there, one command does all of the"
+        " above, and goes on after a crash. It shows its plan first:"
+    )
+    yield ""
+    yield from _block(
+        [f"pgkeep recover {shlex.quote(facts.database)} --target env:TARGET_URL"], "sh recover"
+    )
+
+
 def _without(facts: RunbookFacts) -> Iterator[str]:
     yield "## Without pgkeep"
     yield ""
-    names = ", ".join(place.name for place in facts.places)
+    names = ", ".join(_plain(place.name) for place in facts.places)
     yield (
         f"`RESTORE.txt` in each repository ({names}) says how to open everything with `age`, `zstd`"
         " and `psql` alone."
     )
 
 
-def _restore(facts: RunbookFacts, options: str) -> str:
+def _restore(facts: RunbookFacts, options: str, *, target: str = "TARGET_URL") -> str:
+    database = shlex.quote(facts.database)
+    return f"pgkeep restore {database} {_from(facts)} --target env:{target}{options}"
+
+
+def _from(facts: RunbookFacts) -> str:
     signer = facts.signers[0] if facts.signers else "SHA256:..."
-    return (
-        f'pgkeep restore {facts.database} --repository "$REPOSITORY" --trust "{signer}"'
-        f" --target env:TARGET_URL{options}"
-    )
+    return f'--repository "$REPOSITORY" --trust "{signer}"'
+
+
+def _export(name: str, value: str, *, as_it_is: bool = False) -> str:
+    text = value if as_it_is else re.sub(r'([\\$`"])', r"\\\1", value)
+    return f'export {name}="{text}"'
 
 
 def _block(lines: Sequence[str], language: str = "sh") -> Iterator[str]:
-    yield f"```{language}"
+    fence = _fence(lines, 3)
+    yield f"{fence}{language}"
     yield from lines
-    yield "```"
+    yield fence
     yield ""
+
+
+def _code(text: str) -> str:
+    """A code span, whatever is in it."""
+    fence = _fence([text], 1)
+    space = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{fence}{space}{' '.join(text.splitlines())}{space}{fence}"
+
+
+def _fence(lines: Sequence[str], least: int) -> str:
+    runs = (len(run) for line in lines for run in re.findall("`+", line))
+    return "`" * max(least, 1 + max(runs, default=0))
+
+
+def _plain(text: str) -> str:
+    """Words of the user's, which Markdown must leave as they are."""
+    return re.sub(r"([\\`*_{}\[\]<>()#+!|~&])", r"\\\1", " ".join(text.splitlines()))

@@ -165,17 +165,8 @@ def missing_roles(connection: Connection, contents: Contents) -> tuple[str, ...]
 def create_missing_roles(connection: Connection, contents: Contents) -> tuple[str, ...]:
     """Make them, without passwords; the names of those that were made."""
     missing = missing_roles(connection, contents)
-    there = catalog.existing_roles(connection) | set(missing)
-    roles = [role for role in contents.roles if role.name in missing]
     try:
-        with connection.transaction():
-            for role in roles:
-                for statement in create_role(role):
-                    connection.execute(statement.encode())
-            for role in roles:
-                kept = tuple(group for group in role.member_of if group in there)
-                for statement in grant_memberships(role, kept):
-                    connection.execute(statement.encode())
+        create_roles(connection, contents, missing)
     except Exception as exc:
         reason = str(exc).splitlines()[0]
         raise TargetNotReady(
@@ -185,6 +176,20 @@ def create_missing_roles(connection: Connection, contents: Contents) -> tuple[st
             " --no-owner --no-privileges.",
         ) from exc
     return missing
+
+
+def create_roles(connection: Connection, contents: Contents, names: Sequence[str]) -> None:
+    """Make roles, without passwords and all or none, and members of groups that are there."""
+    there = catalog.existing_roles(connection) | set(names)
+    roles = [role for role in contents.roles if role.name in names]
+    with connection.transaction():
+        for role in roles:
+            for statement in create_role(role):
+                connection.execute(statement.encode())
+        for role in roles:
+            kept = tuple(group for group in role.member_of if group in there)
+            for statement in grant_memberships(role, kept):
+                connection.execute(statement.encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,14 +205,24 @@ class Mark:
         """Mark the target; where the role may not comment on it, there is no mark."""
         before = _comment(connection)
         text = f"{MARK}: restore of {contents.backup} began {now:%Y-%m-%d %H:%M:%S}Z"
-        return cls(
-            connection, before if not before.startswith(MARK) else "", _say(connection, text)
-        )
+        kept = before or contents.database.comment
+        return cls(connection, kept if not kept.startswith(MARK) else "", _say(connection, text))
 
     def take_off(self) -> None:
         """The restore is complete."""
         if self.possible:
             _say(self.connection, self.before)
+
+
+def is_marked(connection: Connection) -> bool:
+    """Whether a restore has left the target incomplete, or is under way."""
+    return _comment(connection).startswith(MARK)
+
+
+def take_mark_off(connection: Connection) -> None:
+    """Of a target that is complete: who restored it did not come to that."""
+    if is_marked(connection):
+        _say(connection, "")
 
 
 def _say(connection: Connection, text: str) -> bool:

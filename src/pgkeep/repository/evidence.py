@@ -46,6 +46,16 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Compared:
+    """How much was held against the backup."""
+
+    tables: int = 0
+    rows: int = 0
+    definitions: int = 0
+    sequences: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class NotCovered:
     """Something that was not proven, and why."""
 
@@ -174,3 +184,34 @@ def list_evidence(
         except PgkeepError:
             continue
     return tuple(found)
+
+
+def copy_missing_evidence(
+    database: str,
+    target: Repository,
+    others: Sequence[Repository],
+    trusted: Callable[[Repository], Sequence[PublicSigner]],
+    *,
+    dry_run: bool = False,
+) -> int:
+    """Give a repository what others have and it lacks, as it is; how many files those are.
+
+    What the signers that one believes did not sign is left where it is.
+    """
+    folder = f"{database}/drills/"
+    known = {file.name for file in target.store.list(folder)}
+    copied = 0
+    for other in others:
+        names = [file.name for file in other.store.list(folder) if file.name not in known]
+        signers = trusted(other) if names else ()
+        for name in filter(lambda name: _NAME.fullmatch(name.rpartition("/")[2]), names):
+            data = other.store.get(name)
+            try:
+                parse_evidence(data, signers, name=name)
+            except (NotAuthentic, ManifestInvalid, DamagedObject):
+                continue
+            if not dry_run:
+                target.store.put(name, data)
+            known.add(name)
+            copied += 1
+    return copied

@@ -15,6 +15,8 @@ from pgkeep.postgres.statements import (
     DROP_PUBLIC,
     LARGE_OBJECTS_FROM_STAGING,
     copy_in,
+    database_comment,
+    database_grants,
     database_settings,
     large_object_properties,
     refresh,
@@ -95,6 +97,9 @@ open() {{
         age -d -i "$key" "$file" | zstd -dcq
     done
 }}
+listing=$(mktemp)
+trap 'rm -f "$listing" "$listing.most" "$listing.last"' EXIT
+event_triggers='^[0-9]*; [0-9]* [0-9]* \\([A-Z ]* - \\)\\{{0,1\\}}EVENT TRIGGER '
 sql() {{ psql -X -q -v ON_ERROR_STOP=1 -o /dev/null "$@"; }}
 load() {{ # rows, table, COPY command, objects: the count shows that nothing was cut short
     rows=$1 table=$2 command=$3
@@ -128,19 +133,31 @@ def _commands(contents: Contents, kind: Kind) -> Iterator[str]:
     if schema is not None:
         if not contents.database.has_public:
             yield from _statements([DROP_PUBLIC])
-        yield _restore_section(schema, "pre-data")
+        yield f"definitions() {{ open {_names(schema)}; }}"
+        yield _restore_section("pre-data")
     if kind.has_data:
         yield from _data_commands(contents)
     if schema is not None:
-        yield _restore_section(schema, "post-data")
-        yield from _statements(refresh(name) for name in contents.populated_matviews)
-        yield from _statements(database_settings(contents.database, ':"DBNAME"'))
+        yield from _post_data(contents)
     yield "sql -c ANALYZE"
 
 
-def _restore_section(schema: SealedStream, section: str) -> str:
-    options = f'--exit-on-error --section={section} -d "$PGDATABASE"'
-    return f"open {_names(schema)} | pg_restore {options}"
+def _post_data(contents: Contents) -> Iterator[str]:
+    """Event triggers last: they must not act on what is made, and filling a view is DDL too."""
+    yield 'definitions | pg_restore -l > "$listing"'
+    yield 'sed "/$event_triggers/d" "$listing" > "$listing.most"'
+    yield _restore_section("post-data", '-L "$listing.most" ')
+    yield from _statements(refresh(name) for name in contents.populated_matviews)
+    for text in (database_settings, database_grants, database_comment):
+        yield from _statements(text(contents.database, ':"DBNAME"'))
+    yield 'if grep "$event_triggers" "$listing" > "$listing.last"; then'
+    yield "    " + _restore_section("post-data", '-L "$listing.last" ')
+    yield "fi"
+
+
+def _restore_section(section: str, listed: str = "") -> str:
+    options = f'--exit-on-error --section={section} {listed}-d "$PGDATABASE"'
+    return f"definitions | pg_restore {options}"
 
 
 def _data_commands(contents: Contents) -> Iterator[str]:

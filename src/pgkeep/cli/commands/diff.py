@@ -14,8 +14,9 @@ from pgkeep.cli.options import command_options
 from pgkeep.cli.target import target_address
 from pgkeep.errors import ExitCode, UsageError
 from pgkeep.postgres.session import connect, translated
-from pgkeep.recovery.difference import TableDifference, compare, in_order, pair_tables, statements
+from pgkeep.recovery.difference import TableDifference, compare, pair_tables
 from pgkeep.recovery.plan import parse_table_name
+from pgkeep.recovery.putting_back import in_order, look_around, statements
 
 
 @click.command("diff")
@@ -34,6 +35,8 @@ from pgkeep.recovery.plan import parse_table_name
               help="Write SQL that puts missing rows back.")  # fmt: skip
 @click.option("--with-changed", is_flag=True, help="Let that SQL also put old values back into"
               " rows that have changed.")  # fmt: skip
+@click.option("--with-triggers", is_flag=True, help="Let triggers act on the rows that come back:"
+              " without, that SQL switches them off meanwhile.")  # fmt: skip
 @command_options()
 def diff_command(
     context: Context,
@@ -42,21 +45,31 @@ def diff_command(
     tables: tuple[str, ...],
     sql_path: Path | None,
     with_changed: bool,
+    with_triggers: bool,
 ) -> ExitCode:
     """Show what a live table lacks, and what has changed, against one restored beside it.
 
     Changes nothing. Ends with 3 if anything differs.
     """
-    if with_changed and sql_path is None:
-        raise UsageError("--with-changed needs --sql", hint="Name the file to write.")
+    for option, given in (("--with-changed", with_changed), ("--with-triggers", with_triggers)):
+        if given and sql_path is None:
+            raise UsageError(f"{option} needs --sql", hint="Name the file to write.")
     address = target_address(context, target)
     names = [parse_table_name(text) for text in tables]
     with closing(connect(address)) as connection, translated(address), connection.transaction():
         connection.execute(b"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        pairs = in_order(connection, pair_tables(connection, names, schema))
+        paired = pair_tables(connection, names, schema)
+        live = [pair.live for pair in paired.found]
+        around = look_around(connection, live, updated=with_changed)
+        pairs, _ = in_order(paired.found, around.foreign_keys)
         found = [compare(connection, pair) for pair in pairs]
+    for name in paired.gone:
+        context.warn(
+            f"table {name} is not there any more: bring it back with pgkeep restore --table {name}"
+        )
     if sql_path is not None:
-        _write(sql_path, "\n".join(statements(found, changed=with_changed)) + "\n")
+        lines = statements(found, around, changed=with_changed, with_triggers=with_triggers)
+        _write(sql_path, "\n".join(lines) + "\n")
     if context.as_json:
         context.answer([_document(one) for one in found])
     else:
@@ -64,7 +77,8 @@ def diff_command(
             _show(context, one)
         if sql_path is not None:
             context.remark(f"wrote {sql_path}: read it, then run it with psql", mark="[green]✓[/]")
-    return ExitCode.ATTENTION if any(not one.is_same for one in found) else ExitCode.DONE
+    differ = paired.gone or any(not one.is_same for one in found)
+    return ExitCode.ATTENTION if differ else ExitCode.DONE
 
 
 def _write(path: Path, text: str) -> None:
@@ -95,6 +109,11 @@ def _show(context: Context, one: TableDifference) -> None:
         out.print(f"  [cyan]new[/]      {words.count(one.new, 'row')} since the backup")
     if not pair.has_key:
         out.print("  [dim]no primary key: a changed row counts as missing and new[/]")
+    if pair.condition:
+        out.print(
+            "  [dim]new rows are not looked for, since just those were restored with[/]"
+            f" {escape(pair.condition)}"
+        )
     if pair.only_live or pair.only_restored:
         columns = ", ".join((*pair.only_live, *pair.only_restored))
         out.print(f"  [dim]not compared, since only one has them: {escape(columns)}[/]")
@@ -117,6 +136,8 @@ def _document(one: TableDifference) -> dict[str, object]:
         "changed": one.changed,
         "new": one.new,
         "has_key": pair.has_key,
+        "restored_table": pair.restored.name,
+        "condition": pair.condition or None,
         "missing_keys": list(one.missing_keys),
         "changed_keys": list(one.changed_keys),
         "not_compared": [*pair.only_live, *pair.only_restored],

@@ -14,7 +14,7 @@ from pgkeep.cli.choice import Choice, choose_backup_for, critical_tables, random
 from pgkeep.cli.context import Context
 from pgkeep.cli.evidence import Occasion, keep_evidence
 from pgkeep.cli.options import command_options, refuse_together
-from pgkeep.errors import ExitCode, ProofFailed
+from pgkeep.errors import DamagedObject, ExitCode, ObjectMissing, PgkeepError, ProofFailed
 from pgkeep.model import Kind, Manifest
 from pgkeep.postgres.address import Address
 from pgkeep.recovery.checks import Check
@@ -23,7 +23,7 @@ from pgkeep.recovery.load import Sealed
 from pgkeep.recovery.moment import parse_moment
 from pgkeep.recovery.plan import Scope
 from pgkeep.recovery.request import RestoreRequest
-from pgkeep.repository.evidence import Outcome
+from pgkeep.repository.evidence import Compared, Details, Outcome
 from pgkeep.repository.repository import Listing, choose_backup
 from pgkeep.sealing import X25519Identity
 
@@ -64,13 +64,18 @@ def drill_command(
     if at_random:
         backup = _any_backup(context, database)
     scope = Scope(critical=critical_tables(context, database))
-    choice = choose_backup_for(context, database, backup, scope, moment)
-    identity = context.epoch_identity(choice.found)
     started = context.now()
+    try:
+        choice = choose_backup_for(context, database, backup, scope, moment)
+    except (DamagedObject, ObjectMissing) as exc:
+        if moment is None:
+            _keep_that_it_cannot_be_opened(context, database, backup, started, exc)
+        raise
+    identity = context.epoch_identity(choice.found)
     with context.reporter() as reporter:
         result = drill(_request(context, database, choice, scope, identity, jobs), reporter)
-    occasion = _occasion(started, result)
-    path = keep_evidence(context, choice, identity, occasion, result.details)
+    occasion = _occasion(started, result, choice)
+    path = keep_evidence(context, choice.found, identity, occasion, result.details)
     manifest = choice.found.manifest
     if context.as_json:
         context.answer(_document(choice, result, path))
@@ -84,6 +89,20 @@ def drill_command(
         )
     attention = result.outcome is Outcome.PARTIAL or context.needs_attention
     return ExitCode.ATTENTION if attention else ExitCode.DONE
+
+
+def _keep_that_it_cannot_be_opened(
+    context: Context, database: str, backup: str | None, started: datetime, problem: PgkeepError
+) -> None:
+    """Evidence of a drill that did not come to a restore: no older one may hide it."""
+    found = context.find(
+        database,
+        lambda listing: choose_backup(listing, backup, database=database, kinds={Kind.FULL}),
+    )
+    seconds = (context.now() - started).total_seconds()
+    occasion = Occasion("drill", started, seconds, (), Outcome.FAILED, "")
+    details = Details(problem=problem.message)
+    keep_evidence(context, found, context.epoch_identity(found), occasion, details)
 
 
 def _any_backup(context: Context, database: str) -> str:
@@ -105,6 +124,7 @@ def _request(
     jobs: int | None,
 ) -> DrillRequest:
     server = context.config.drills.server
+    configured = context.config.databases.get(database)
     address = (
         Address.parse(configuration.resolve(server, "the URL of the server for drills"))
         if server is not None
@@ -125,6 +145,8 @@ def _request(
         checks=checks_of(context, database),
         server=address,
         bin_dirs=context.config.postgres_bin_dirs,
+        application=configured.drill.application if configured else (),
+        application_seconds=configured.drill.application_seconds if configured else 0,
     )
 
 
@@ -137,7 +159,7 @@ def checks_of(context: Context, database: str) -> tuple[Check, ...]:
     )
 
 
-def _occasion(started: datetime, result: DrillResult) -> Occasion:
+def _occasion(started: datetime, result: DrillResult, choice: Choice) -> Occasion:
     return Occasion(
         kind="drill",
         started=started,
@@ -145,7 +167,8 @@ def _occasion(started: datetime, result: DrillResult) -> Occasion:
         steps=result.steps,
         outcome=result.outcome,
         server=result.server,
-        proof=result.restored.proof if result.restored else None,
+        compared=result.restored.proof.compared if result.restored else Compared(),
+        moment=choice.journey.moment if choice.journey else None,
     )
 
 

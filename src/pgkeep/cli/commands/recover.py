@@ -3,60 +3,31 @@
 from __future__ import annotations
 
 import sys
-from contextlib import closing
-from datetime import UTC, datetime, timedelta
-from functools import partial
+from datetime import timedelta
 from pathlib import Path
 
 import rich_click as click
 from rich.markup import escape
 
 from pgkeep import config as configuration
-from pgkeep.backup.backup import back_up
 from pgkeep.cli import words
 from pgkeep.cli.approving import action, require_factor
-from pgkeep.cli.backing_up import backup_request
-from pgkeep.cli.choice import Choice, choose_backup_for, critical_tables
-from pgkeep.cli.commands.capture import slot_name
-from pgkeep.cli.commands.drill import checks_of
+from pgkeep.cli.choice import Choice, choose_backup_for
 from pgkeep.cli.commands.status import look_at
 from pgkeep.cli.context import Context
-from pgkeep.cli.evidence import Occasion, keep_evidence
 from pgkeep.cli.managed import managed_options
 from pgkeep.cli.options import command_options, refuse_together
+from pgkeep.cli.recovering import Recovery
 from pgkeep.cli.target import target_address
-from pgkeep.errors import ConfigurationError, ExitCode, ProofFailed, UsageError
-from pgkeep.events import Reporter
-from pgkeep.model import Kind, Tier
+from pgkeep.config import ObjectivesConfig
+from pgkeep.errors import ConfigurationError, ExitCode, UsageError
 from pgkeep.postgres.address import Address
-from pgkeep.postgres.session import connect, translated
-from pgkeep.recovery.checks import run_checks
-from pgkeep.recovery.load import Sealed
 from pgkeep.recovery.moment import AtTime, Moment, parse_moment
-from pgkeep.recovery.objectives import Facts, restore_estimate
+from pgkeep.recovery.objectives import Facts, Objective, judge_recovery, restore_estimate
 from pgkeep.recovery.plan import Scope
-from pgkeep.recovery.recover import (
-    Action,
-    Keeping,
-    Progress,
-    RecoveryPlan,
-    StepName,
-    carry_out,
-    describe,
-    drop_database,
-    make_database,
-    rename_database,
-    run_hooks,
-)
-from pgkeep.recovery.request import RestoreRequest, RestoreResult
-from pgkeep.recovery.restore import raise_unless_proven, restore
-from pgkeep.repository.evidence import (
-    CheckResult,
-    Details,
-    NotCovered,
-    Outcome,
-    Step,
-)
+from pgkeep.recovery.recover import Keeping, Progress, RecoveryPlan, carry_out, describe
+from pgkeep.recovery.whole_databases import name_aside
+from pgkeep.repository.evidence import Step
 
 
 @click.command("recover")
@@ -98,11 +69,11 @@ def recover_command(
     refuse_together(forget_old, back_up_old, "--forget-old and --back-up-old")
     if forget_old and not in_place:
         raise UsageError("--forget-old goes with --in-place")
-    progress = _unfinished(context, database, restart=restart)
+    progress = None if restart else _unfinished(context, database)
     if to is None and backup is None and progress is None and not yes and sys.stdin.isatty():
         to = _ask_for_the_moment(context, database)
     moment = _moment(to, progress)
-    named = backup or (progress.backup if progress and moment is None else None)
+    named = backup or (progress.backup if progress else None)
     choice = choose_backup_for(context, database, named, Scope(), moment)
     plan = _plan(
         context, database, choice, moment,
@@ -110,6 +81,8 @@ def recover_command(
         keeping=_keeping(in_place=in_place, forget_old=forget_old, back_up_old=back_up_old),
         progress=progress,
     )  # fmt: skip
+    if progress is not None:
+        progress.refuse_another(plan)
     if dry_run or not context.as_json:
         for line in describe(plan):
             (context.out if dry_run else context.err).print(escape(line))
@@ -128,11 +101,8 @@ def recover_command(
     return _recover(context, plan, choice, progress or _begin(context, plan, moment))
 
 
-def _unfinished(context: Context, database: str, *, restart: bool) -> Progress | None:
-    path = _note(context, database)
-    if restart:
-        path.unlink(missing_ok=True)
-    found = Progress.load(path)
+def _unfinished(context: Context, database: str) -> Progress | None:
+    found = Progress.load(_note(context, database))
     if found is not None:
         context.warn(
             f"a recovery to {found.moment or 'backup ' + found.backup} was begun on"
@@ -176,7 +146,10 @@ def _begin(context: Context, plan: RecoveryPlan, moment: Moment | None) -> Progr
     text = moment.time.isoformat() if isinstance(moment, AtTime) else ""
     if moment is not None and not text:
         text = str(moment).rpartition(" ")[2]
-    return Progress(_note(context, plan.database), context.now(), text, plan.backup, plan.old_name)
+    return Progress(
+        _note(context, plan.database), context.now(), text, plan.backup, plan.old_name,
+        str(plan.target), plan.keeping.value,
+    )  # fmt: skip
 
 
 def _target(context: Context, database: str, target: str | None, *, in_place: bool) -> Address:
@@ -195,11 +168,11 @@ def _target(context: Context, database: str, target: str | None, *, in_place: bo
 
 
 def _keeping(*, in_place: bool, forget_old: bool, back_up_old: bool) -> Keeping:
-    if back_up_old and not in_place:
-        return Keeping.BACK_UP
-    if in_place:
-        return Keeping.FORGET if forget_old else Keeping.RENAME
-    return Keeping.LEAVE
+    if not in_place:
+        return Keeping.BACK_UP if back_up_old else Keeping.LEAVE
+    if forget_old:
+        return Keeping.FORGET
+    return Keeping.BACK_UP_AND_RENAME if back_up_old else Keeping.RENAME
 
 
 def _plan(
@@ -213,12 +186,13 @@ def _plan(
     progress: Progress | None,
 ) -> RecoveryPlan:
     configured = context.config.database(database)
-    source = context.address(database)
+    # Where nothing is done to the old database, nobody has to know where it was.
+    source = None if keeping is Keeping.LEAVE else context.address(database)
     now = context.now()
     known = look_at(context, database, context.repositories(), offline=True)
     facts = Facts(now, choice.found.manifest, None, None, known.drills)
     reached = moment.time if isinstance(moment, AtTime) else choice.contents.point.taken
-    old_name = f"{source.database[:40]}_before_{now:%Y%m%d_%H%M%S}"
+    old_name = name_aside(source.database, f"_before_{now:%Y%m%d_%H%M%S}") if source else ""
     return RecoveryPlan(
         database=database,
         backup=choice.found.manifest.backup,
@@ -227,7 +201,7 @@ def _plan(
         target=target,
         keeping=keeping,
         old_name=progress.old_name if progress else old_name,
-        makes_target=keeping in (Keeping.RENAME, Keeping.FORGET),
+        makes_target=keeping.renames or keeping is Keeping.FORGET,
         stop=configured.recovery.stop,
         start=configured.recovery.start,
         hook_seconds=configured.recovery.hook_seconds,
@@ -250,162 +224,72 @@ def _confirm(plan: RecoveryPlan, *, ask: bool) -> None:
 def _recover(context: Context, plan: RecoveryPlan, choice: Choice, progress: Progress) -> ExitCode:
     began = context.now()
     with context.reporter() as reporter:
-        run = _Run(context, plan, choice, reporter)
+        run = Recovery(context, plan, choice, progress, reporter)
+        run.unmark()
         steps = carry_out(plan, run.actions(), progress, reporter)
     whole = context.now() - progress.began
     path = run.keep_evidence(progress.began, steps, whole)
     progress.finish()
-    promised = context.config.database(plan.database).objectives
+    not_exact = progress.findings.not_exact
+    timeline = _timeline(context.config.database(plan.database).objectives, progress, whole)
     document = {
         "database": plan.database,
         "backup": plan.backup,
         "moment": plan.moment,
         "target": str(plan.target),
-        "old_database": plan.old_name if plan.keeping is Keeping.RENAME else None,
+        "old_database": plan.old_name if plan.keeping.renames else None,
         "seconds": round(whole.total_seconds(), 3),
         "this_try_seconds": round((context.now() - began).total_seconds(), 3),
+        "tries": progress.attempts,
         "steps": [{"name": step.name, "seconds": step.seconds} for step in steps],
-        "application_objective_seconds": promised.application_rto_minutes * 60,
-        "within_objective": whole <= timedelta(minutes=promised.application_rto_minutes),
-        "not_exact": [one.what for one in run.not_exact],
+        "objectives": [
+            {
+                "name": one.name,
+                "promised_seconds": one.promised.total_seconds(),
+                "measured_seconds": round(one.measured_seconds, 3),
+                "met": one.is_met,
+            }
+            for one in timeline
+        ],
+        "within_objective": all(one.is_met is not False for one in timeline),
+        "not_exact": [one.what for one in not_exact],
         "evidence": path,
     }
     if context.as_json:
         context.answer(document)
     else:
-        _show(context, plan, steps, whole, promised.application_rto_minutes)
-    return ExitCode.ATTENTION if run.not_exact or context.needs_attention else ExitCode.DONE
+        _show(context, plan, progress, steps, timeline)
+    return ExitCode.ATTENTION if not_exact or context.needs_attention else ExitCode.DONE
+
+
+def _timeline(
+    promised: ObjectivesConfig, progress: Progress, whole: timedelta
+) -> tuple[Objective, ...]:
+    """When what was back, beside what was promised; all counts from when it was begun."""
+    findings = progress.findings
+    return judge_recovery(
+        promised, findings.critical_seconds, findings.restored_seconds, whole.total_seconds()
+    )
 
 
 def _show(
     context: Context,
     plan: RecoveryPlan,
+    progress: Progress,
     steps: tuple[Step, ...],
-    whole: timedelta,
-    promised_minutes: float,
+    timeline: tuple[Objective, ...],
 ) -> None:
     out = context.out
     out.print(f"\n[bold green]recovered[/] {plan.database} to {escape(plan.moment)}")
     for step in steps:
         out.print(f"  {step.name:<22} {words.duration(step.seconds)}")
-    colour = "green" if whole <= timedelta(minutes=promised_minutes) else "red"
-    out.print(
-        f"in all [{colour}]{words.duration(whole.total_seconds())}[/] since it was begun; promised"
-        f" {promised_minutes:g} min"
-    )
-    if plan.keeping is Keeping.RENAME:
+    for one in timeline:
+        colour = "green" if one.is_met else "red"
+        took = words.duration(one.measured_seconds)
+        promised = words.duration(one.promised.total_seconds())
+        out.print(f"  {one.name:<22} [{colour}]{took}[/] since it was begun; promised {promised}")
+    for item in progress.findings.not_exact:
+        out.print(f"[bold yellow]inexact[/]  {escape(item.what)}: {escape(item.why)}")
+    if plan.keeping.renames:
         out.print(f"the old database is now {escape(plan.old_name)}: drop it when all are sure")
     out.print(f"next: pgkeep backup {plan.database}, and pgkeep capture {plan.database} again")
-
-
-class _Run:
-    """One recovery under way: what the steps share."""
-
-    def __init__(
-        self, context: Context, plan: RecoveryPlan, choice: Choice, reporter: Reporter
-    ) -> None:
-        self._context = context
-        self._plan = plan
-        self._choice = choice
-        self._reporter = reporter
-        self._result: RestoreResult | None = None
-        self._checks: list[CheckResult] = []
-
-    @property
-    def not_exact(self) -> tuple[NotCovered, ...]:
-        """What is not as it was at the moment."""
-        replayed = self._result.replayed if self._result else None
-        return (
-            tuple(NotCovered(one.what, one.why) for one in replayed.not_exact) if replayed else ()
-        )
-
-    def actions(self) -> dict[StepName, Action]:
-        """What each step does."""
-        plan = self._plan
-        hooks = partial(run_hooks, seconds=plan.hook_seconds, facts=self._facts())
-        return {
-            StepName.STOP: partial(hooks, plan.stop),
-            StepName.KEEP: self._keep_old,
-            StepName.MAKE: self._make,
-            StepName.RESTORE: self._restore,
-            StepName.ASK: self._ask,
-            StepName.START: partial(hooks, plan.start),
-        }
-
-    def _facts(self) -> dict[str, str]:
-        plan = self._plan
-        return {
-            "PGKEEP_DATABASE": plan.database,
-            "PGKEEP_TARGET_HOST": plan.target.host,
-            "PGKEEP_TARGET_PORT": plan.target.port,
-            "PGKEEP_TARGET_DATABASE": plan.target.database,
-            "PGKEEP_MOMENT": plan.moment,
-        }
-
-    def _keep_old(self) -> None:
-        plan, context = self._plan, self._context
-        slot = slot_name(context, plan.database)
-        if plan.keeping is Keeping.RENAME:
-            rename_database(plan.source, plan.old_name, slot)
-        elif plan.keeping is Keeping.FORGET:
-            drop_database(plan.source, slot)
-        elif plan.keeping is Keeping.BACK_UP:
-            request = backup_request(context, plan.database, Kind.FULL, Tier.MANUAL)
-            back_up(request, self._reporter)
-
-    def _make(self) -> None:
-        make_database(self._plan.target, self._choice.contents.database)
-
-    def _restore(self) -> None:
-        plan, choice, context = self._plan, self._choice, self._context
-        if plan.makes_target:  # an earlier try may have left it incomplete
-            self._make()
-        identity = context.epoch_identity(choice.found)
-        self._result = restore(
-            RestoreRequest(
-                manifest=choice.found.manifest,
-                contents=choice.contents,
-                sealed=Sealed(choice.found.source, [identity]),
-                target=plan.target,
-                scope=Scope(critical=critical_tables(context, plan.database)),
-                choose_client=context.choose_client,
-                jobs=context.jobs(None),
-                now=context.now,
-                journey=choice.journey,
-            ),
-            self._reporter,
-        )
-        raise_unless_proven(self._result)
-
-    def _ask(self) -> None:
-        address = self._plan.target
-        with closing(connect(address)) as connection, translated(address):
-            self._checks = list(
-                run_checks(connection, checks_of(self._context, self._plan.database))
-            )
-        failed = [one for one in self._checks if not one.passed]
-        if failed:
-            raise ProofFailed(
-                f"check {failed[0].name!r}: {failed[0].found}",
-                hint="The database is restored, and the application is not started. Look at it;"
-                " then start the application by hand, or recover to another moment (--restart).",
-            )
-
-    def keep_evidence(self, began: datetime, steps: tuple[Step, ...], whole: timedelta) -> str:
-        """What was done, signed, beside the backups. The path of the file."""
-        context, choice = self._context, self._choice
-        return keep_evidence(
-            context,
-            choice,
-            context.epoch_identity(choice.found),
-            Occasion(
-                kind="recovery",
-                started=began.astimezone(UTC),
-                seconds=whole.total_seconds(),
-                steps=steps,
-                outcome=Outcome.PARTIAL if self.not_exact else Outcome.PASSED,
-                server=str(self._plan.target),
-                proof=self._result.proof if self._result else None,
-            ),
-            Details(not_covered=self.not_exact, checks=tuple(self._checks)),
-        )

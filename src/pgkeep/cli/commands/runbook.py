@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,18 +11,21 @@ import rich_click as click
 from markdown_it import MarkdownIt
 from rich.markup import escape
 
+from pgkeep.cli.choice import critical_tables
 from pgkeep.cli.commands.status import look_at
 from pgkeep.cli.context import Context
 from pgkeep.cli.options import command_options
 from pgkeep.config import RepositoryConfig, SecretReference
 from pgkeep.errors import ExitCode, UsageError
 from pgkeep.model import Kind
+from pgkeep.recovery.hooks import in_words
 from pgkeep.recovery.runbook import Place, RunbookFacts, write_runbook
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 48rem; margin: 2rem auto; padding: 0 1rem }
-pre { background: #f4f4f4; padding: .8rem; overflow-x: auto } code { font-size: 90% }
-@media print { pre { white-space: pre-wrap } }
+pre { background: #f4f4f4; padding: .8rem; white-space: pre-wrap; overflow-wrap: anywhere }
+code { font-size: 90% }
+td, th { padding: .2rem .8rem; border-bottom: 1px solid #ddd; text-align: left }
 """
 
 
@@ -81,7 +85,9 @@ def _facts(context: Context, database: str) -> RunbookFacts:
         drills=known.drills,
         objectives=known.objectives(configured.objectives, now),
         checks=[(one.name, one.sql) for one in configured.checks],
-        critical=configured.critical_tables,
+        critical=[str(name) for name in critical_tables(context, database)],
+        stop=[in_words(command) for command in configured.recovery.stop],
+        start=[in_words(command) for command in configured.recovery.start],
     )
 
 
@@ -109,8 +115,12 @@ def _access(place: RepositoryConfig) -> str:
 
 def _variables(place: RepositoryConfig) -> Iterator[tuple[str, str]]:
     """What the SDKs find in the environment, where there is no configuration."""
+    if place.credentials_file is not None:
+        yield "GOOGLE_APPLICATION_CREDENTIALS", str(place.credentials_file)
     if not place.url.startswith("s3:"):
         return
+    if place.profile:
+        yield "AWS_PROFILE", place.profile
     if place.endpoint:
         yield "AWS_ENDPOINT_URL_S3", place.endpoint
     if place.region:
@@ -129,9 +139,9 @@ def _where(reference: SecretReference) -> str:
 
 
 def _html(database: str, page: str) -> str:
-    body = MarkdownIt().render(page)
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(page)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f"<title>How to get {escape(database)} back</title><style>{_STYLE}</style></head>"
+        f"<title>How to get {html.escape(database)} back</title><style>{_STYLE}</style></head>"
         f"<body>\n{body}</body></html>\n"
     )

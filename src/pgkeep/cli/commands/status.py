@@ -22,7 +22,7 @@ from pgkeep.model import Kind, Manifest, TableName
 from pgkeep.postgres.session import connect, translated
 from pgkeep.postgres.slot import Slot, SlotState
 from pgkeep.recovery.objectives import Facts, Objective, Trend, judge, trend
-from pgkeep.repository.evidence import Evidence, Outcome, list_evidence
+from pgkeep.repository.evidence import Details, Evidence, Outcome, SealedEvidence, list_evidence
 from pgkeep.repository.journal import Journal, SegmentName, runs
 from pgkeep.repository.repository import Listing, Repository, merge_listings
 from pgkeep.repository.windows import Reach, reach
@@ -31,6 +31,7 @@ from pgkeep.repository.windows import Reach, reach
 _LONG = timedelta(minutes=5)
 # Drills on a busy machine differ by so much without any meaning.
 _STEADY_PERCENT = 15
+_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,10 @@ class DatabaseStatus:
     """How many segments each repository lacks that another has."""
     drills: tuple[Evidence, ...]
     """Newest first."""
+    recoveries: tuple[Evidence, ...] = ()
+    """Of disasters, newest first."""
+    last_drill: Details | None = None
+    """What the newest drill has found, where this host may read it."""
 
     def objectives(self, promised: ObjectivesConfig, now: datetime) -> tuple[Objective, ...]:
         """What was promised beside what was measured."""
@@ -67,8 +72,14 @@ class DatabaseStatus:
             next(iter(with_schema), None),
             self.behind(now),
             self.drills,
+            self.recoveries,
+            None if self.live.now is None else self._holds_changes,
         )
         return judge(promised, facts)
+
+    @property
+    def _holds_changes(self) -> bool:
+        return self.live.slot is not None and not self.live.slot.lost
 
     @property
     def newest(self) -> dict[Kind, Manifest]:
@@ -139,27 +150,38 @@ def look_at(
         one.name: set(Journal(one.store, name).names()) for one in repositories
     }
     everywhere: set[SegmentName] = set().union(*segments.values())
+    evidence = _evidence(context, name, repositories)
+    drills = [one for one in evidence if one.head.kind == "drill"]
     return DatabaseStatus(
         name,
         listing,
         reach(listing.backups, runs(everywhere)),
         Live() if offline else _ask(context, name, captures=bool(everywhere)),
         {one: len(everywhere - has) for one, has in segments.items()},
-        _drills(context, name, repositories),
+        tuple(one.head for one in drills),
+        tuple(one.head for one in evidence if one.head.kind == "recovery"),
+        _details(context, drills[0]) if drills else None,
     )
 
 
-def _drills(
+def _evidence(
     context: Context, name: str, repositories: Sequence[Repository]
-) -> tuple[Evidence, ...]:
-    """Evidence from every repository, each once."""
+) -> tuple[SealedEvidence, ...]:
+    """From every repository, each once, newest first."""
     found = {
-        (one.head.started, one.head.backup): one.head
+        (one.head.started, one.head.backup): one
         for repository in repositories
         for one in list_evidence(repository, name, partial(context.trusted, repository))
-        if one.head.kind == "drill"
     }
-    return tuple(sorted(found.values(), key=lambda one: one.started, reverse=True))
+    return tuple(sorted(found.values(), key=lambda one: one.head.started, reverse=True))
+
+
+def _details(context: Context, evidence: SealedEvidence) -> Details | None:
+    """What names things, where this host made it; None where another did."""
+    try:
+        return evidence.details([context.keys.index_key()])
+    except PgkeepError:
+        return None
 
 
 def _ask(context: Context, name: str, *, captures: bool) -> Live:
@@ -251,10 +273,21 @@ def _show_objectives(context: Context, one: DatabaseStatus, now: datetime) -> No
             f"  drill        [{colour}]{last.outcome}[/] {words.age(last.started, now)}:"
             f" {last.rows:,} rows in {words.duration(last.seconds)}"
         )
+        out.print(
+            f"               [dim]of {last.backup} from {escape(last.repository)}, on"
+            f" {escape(last.server or 'no server')}[/]"
+        )
+        _show_details(context, one.last_drill)
         if found := trend(one.drills):
             out.print(f"  trend        {_trend(found)}")
     else:
         out.print(f"  drill        [yellow]none yet[/]: pgkeep drill {escape(one.name)}")
+    if one.recoveries:
+        recovery = one.recoveries[0]
+        out.print(
+            f"  recovery     {recovery.outcome} {words.age(recovery.started, now)}: in"
+            f" {words.duration(recovery.seconds)}, into {escape(recovery.server)}"
+        )
     for objective in one.objectives(context.config.database(one.name).objectives, now):
         mark = {True: "[green]✓[/]", False: "[bold red]✗[/]", None: "[dim]?[/]"}[objective.is_met]
         measured = (
@@ -264,6 +297,22 @@ def _show_objectives(context: Context, one: DatabaseStatus, now: datetime) -> No
         )
         promised = words.duration(objective.promised.total_seconds())
         out.print(f"  {mark} {objective.name:<22} {measured:<14} [dim]promised {promised}[/]")
+
+
+def _show_details(context: Context, details: Details | None) -> None:
+    """What was wrong, and what was not proven and why: the first few of each."""
+    if details is None:
+        return
+    wrong = [*filter(None, [details.problem]), *details.differences]
+    wrong += [f"{one.name}: {one.found}" for one in details.checks if not one.passed]
+    for text in wrong[:_SHOWN]:
+        context.out.print(f"               [red]✗[/] {escape(text)}")
+    for item in details.not_covered[:_SHOWN]:
+        context.out.print(
+            f"               [yellow]not proven[/] {escape(item.what)}: {escape(item.why)}"
+        )
+    if (left := len(details.not_covered) - _SHOWN) > 0:
+        context.out.print(f"               [dim]and {left} more: see --json[/]")
 
 
 def _trend(found: Trend) -> str:
@@ -290,6 +339,17 @@ def _trend_document(found: Trend | None) -> object:
     return found and {"seconds": list(found.seconds), "change": round(found.change, 4)}
 
 
+def _details_document(details: Details | None) -> object:
+    return details and {
+        "problem": details.problem or None,
+        "differences": list(details.differences),
+        "not_covered": [{"what": one.what, "why": one.why} for one in details.not_covered],
+        "checks": [
+            {"name": one.name, "passed": one.passed, "found": one.found} for one in details.checks
+        ],
+    }
+
+
 def _drill_document(drill: Evidence) -> dict[str, object]:
     return {
         "backup": drill.backup,
@@ -298,6 +358,12 @@ def _drill_document(drill: Evidence) -> dict[str, object]:
         "seconds": drill.seconds,
         "rows": drill.rows,
         "server": drill.server,
+        "repository": drill.repository,
+        "moment": drill.moment.isoformat() if drill.moment else None,
+        "checks": drill.checks,
+        "checks_failed": drill.checks_failed,
+        "differences": drill.differences,
+        "not_covered": drill.not_covered,
         "steps": [{"name": step.name, "seconds": step.seconds} for step in drill.steps],
     }
 
@@ -334,6 +400,8 @@ def _document(context: Context, one: DatabaseStatus, now: datetime) -> dict[str,
         "without_identity": [str(name) for name in one.live.without_identity],
         "segments_lacking": dict(one.lacking),
         "drills": [_drill_document(drill) for drill in one.drills],
+        "last_drill": _details_document(one.last_drill),
+        "recoveries": [_drill_document(recovery) for recovery in one.recoveries],
         "drill_trend": _trend_document(trend(one.drills)),
         "objectives": [
             _objective_document(objective)

@@ -13,6 +13,7 @@ from pgkeep.cli.context import Context
 from pgkeep.cli.options import command_options
 from pgkeep.errors import ExitCode, PgkeepError
 from pgkeep.model import Kind
+from pgkeep.repository.evidence import copy_missing_evidence
 from pgkeep.repository.journal_copies import copy_missing
 from pgkeep.repository.journal_upkeep import journals_of
 from pgkeep.repository.repository import Repository
@@ -42,6 +43,10 @@ def sync_command(context: Context, database: str | None, dry_run: bool) -> ExitC
     else:
         done = sync(missing, lambda item: _tell(context, item), context.now, context.protection())
     journals = _sync_journals(context, repositories, database, dry_run=dry_run)
+    known = {one.database for listing in listings.values() for one in listing.backups}
+    evidence = _sync_evidence(
+        context, repositories, sorted(known if database is None else {database}), dry_run=dry_run
+    )
     failed = [item for item in done if item.problem is not None]
     if context.as_json:
         context.answer(
@@ -49,12 +54,15 @@ def sync_command(context: Context, database: str | None, dry_run: bool) -> ExitC
                 "dry_run": dry_run,
                 "backups": [_document(item) for item in done],
                 "segments": journals,
+                "evidence": evidence,
             }
         )
     else:
         _show(context, done, dry_run=dry_run)
-        _show_journals(context, journals, dry_run=dry_run)
-    waiting = (missing or any(journals.values())) if dry_run else ()
+        _show_given(context, journals, "segment", "of the journal", dry_run=dry_run)
+        _show_given(context, evidence, "record", "of drills and recoveries", dry_run=dry_run)
+    behind = missing or any(journals.values()) or any(evidence.values())
+    waiting = behind if dry_run else ()
     left = failed or waiting or context.needs_attention
     return ExitCode.ATTENTION if left else ExitCode.DONE
 
@@ -85,12 +93,30 @@ def _takes_journals(context: Context, repository: Repository) -> bool:
     return Kind.FULL in context.places()[repository.name].kinds
 
 
-def _show_journals(context: Context, journals: dict[str, int], *, dry_run: bool) -> None:
-    for name, number in journals.items():
+def _sync_evidence(
+    context: Context, repositories: Sequence[Repository], databases: Sequence[str], *, dry_run: bool
+) -> dict[str, int]:
+    """How many records of drills and recoveries each repository was given, or lacks."""
+    given = dict.fromkeys((one.name for one in repositories), 0)
+    for name in databases:
+        for target in repositories:
+            others = [one for one in repositories if one is not target]
+            try:
+                given[target.name] += copy_missing_evidence(
+                    name, target, others, context.trusted, dry_run=dry_run
+                )
+            except PgkeepError as exc:
+                context.notice(exc)
+    return given
+
+
+def _show_given(
+    context: Context, given: dict[str, int], what: str, of: str, *, dry_run: bool
+) -> None:
+    for name, number in given.items():
         if number:
             verb = "[yellow]![/] missing from" if dry_run else "[green]✓[/] copied to"
-            segments = words.count(number, "segment")
-            context.out.print(f"{verb} {escape(name)}: {segments} of the journal")
+            context.out.print(f"{verb} {escape(name)}: {words.count(number, what)} {of}")
 
 
 def _tell(context: Context, item: Missing) -> None:

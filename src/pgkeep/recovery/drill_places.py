@@ -1,0 +1,212 @@
+"""Where drills are made: on a scratch server, or on one of the user's, where nothing may be left.
+
+On the user's server a database is made, and with it the roles that the server lacks. Both carry a
+comment that says whose they are. A drill that was killed cannot take them away: the next one does,
+once the lock that a living drill holds is free.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+
+from pgkeep.errors import ProgramMissing
+from pgkeep.events import Noticed, Reporter
+from pgkeep.model import Contents, quote_identifier
+from pgkeep.postgres.address import Address
+from pgkeep.postgres.identity import server_version
+from pgkeep.postgres.programs import Programs, choose_server, find_programs
+from pgkeep.postgres.server import ScratchServer
+from pgkeep.postgres.session import Connection, connect, translated
+from pgkeep.postgres.statements import literal
+from pgkeep.recovery.target import MARK, create_roles, missing_roles
+from pgkeep.recovery.whole_databases import create_database
+
+_MARK = "pgkeep: of the drill "
+_PREFIX = "pgkeep_drill_"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An empty database like the source's, and what server it is on."""
+
+    address: Address
+    server: str
+    refused_roles: tuple[tuple[str, str], ...] = ()
+    """Roles that the server lacks and that cannot be made there, with the reason."""
+
+
+@contextmanager
+def drill_place(
+    contents: Contents, server: Address | None, bin_dirs: Sequence[Path], reporter: Reporter
+) -> Iterator[Place]:
+    """A database to restore into; it, and all that was made for it, is gone when the block ends."""
+    if server is None:
+        programs = _programs(contents, bin_dirs)
+        with ScratchServer.start(programs) as scratch:
+            address = Address.parse(scratch.url())
+            with _guest(address, contents, reporter) as guest:
+                label = f"PostgreSQL {programs.version}, scratch"
+                yield Place(address.with_database(guest.name), label)
+        return
+    with _guest(server, contents, reporter) as guest:
+        label = f"PostgreSQL {guest.version} at {server}"
+        refused = guest.make_roles(contents)
+        yield Place(server.with_database(guest.name), label, refused)
+
+
+@contextmanager
+def empty_database_beside(address: Address) -> Iterator[Address]:
+    """Another empty database on the same server, to try something where it does no harm."""
+    name = f"{_PREFIX}{secrets.token_hex(6)}"
+    with closing(connect(address)) as connection, translated(address):
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0".encode())
+    try:
+        yield address.with_database(name)
+    finally:
+        with closing(connect(address)) as connection, translated(address):
+            _drop(connection, name)
+
+
+def _programs(contents: Contents, bin_dirs: Sequence[Path]) -> Programs:
+    """Of the source's major version, or a newer one: an older server cannot have it all."""
+    major = int(contents.point.server_version.split(".")[0].split(" ")[0])
+    try:
+        return choose_server(major, tuple(bin_dirs))
+    except ProgramMissing:
+        newer = [one for one in find_programs(tuple(bin_dirs)) if one.has_server]
+        majors = sorted(one.major for one in newer if one.major > major)
+        if not majors:
+            raise
+        return choose_server(majors[0], tuple(bin_dirs))
+
+
+@contextmanager
+def _guest(address: Address, contents: Contents, reporter: Reporter) -> Iterator[_Guest]:
+    """A drill's own database on a server, while the block runs."""
+    with closing(connect(address)) as connection, translated(address):
+        guest = _Guest(connection, reporter)
+        _take_away_what_is_left(connection, reporter)
+        guest.arrive(contents)
+        try:
+            yield guest
+        finally:
+            guest.leave(address)
+
+
+@dataclass(slots=True)
+class _Guest:
+    """What a drill makes on a server. Its connection is open as long as it lives, with a lock."""
+
+    connection: Connection
+    reporter: Reporter
+    name: str = field(default_factory=lambda: f"{_PREFIX}{secrets.token_hex(6)}")
+    _roles: list[str] = field(default_factory=list)
+
+    @property
+    def version(self) -> str:
+        return server_version(self.connection)
+
+    def arrive(self, contents: Contents) -> None:
+        """Make the database, the lock first."""
+        self.connection.execute("SELECT pg_catalog.pg_advisory_lock(%s)", (_lock(self.name),))
+        if lacking := create_database(self.connection, self.name, contents.database):
+            self.reporter.report(Noticed(f"{lacking}: texts are compared all the same"))
+        comment = literal(f"{_MARK}{self.name}")
+        self.connection.execute(f"COMMENT ON DATABASE {self.name} IS {comment}".encode())
+
+    def make_roles(self, contents: Contents) -> tuple[tuple[str, str], ...]:
+        """Make the roles that are missing; those that cannot be made, with the reason."""
+        missing = missing_roles(self.connection, contents)
+        if not missing or not self._make(contents, missing):
+            return ()
+        refusals = ((name, self._make(contents, [name])) for name in missing)
+        return tuple((name, reason) for name, reason in refusals if reason)
+
+    def _make(self, contents: Contents, names: Sequence[str]) -> str:
+        """Make them, or say why that cannot be."""
+        try:
+            with self.connection.transaction():
+                create_roles(self.connection, contents, names)
+                for name in names:
+                    comment = literal(f"{_MARK}{self.name}")
+                    role = quote_identifier(name)
+                    self.connection.execute(f"COMMENT ON ROLE {role} IS {comment}".encode())
+        except psycopg.Error as exc:
+            return (exc.diag.message_primary or str(exc)).splitlines()[0]
+        self._roles += names
+        return ""
+
+    def leave(self, address: Address) -> None:
+        """Take all away again. The lock's connection may be gone: that needs a new one."""
+        with closing(connect(address)) as connection, translated(address):
+            _drop(connection, self.name)
+            _drop_roles(connection, self._roles, self.reporter)
+
+
+def _lock(name: str) -> int:
+    return int(name.removeprefix(_PREFIX), 16)
+
+
+def _drop(connection: Connection, name: str) -> None:
+    connection.execute(f"DROP DATABASE IF EXISTS {quote_identifier(name)} WITH (FORCE)".encode())
+
+
+def _drop_roles(connection: Connection, names: Sequence[str], reporter: Reporter) -> None:
+    """One that somebody has put to use meanwhile stays."""
+    for name in reversed(names):
+        try:
+            connection.execute(f"DROP ROLE IF EXISTS {quote_identifier(name)}".encode())
+        except psycopg.Error as exc:
+            reason = (exc.diag.message_primary or str(exc)).splitlines()[0]
+            reporter.report(Noticed(f"the role {name}, made for the drill, stays: {reason}"))
+
+
+def _take_away_what_is_left(connection: Connection, reporter: Reporter) -> None:
+    """What drills that were killed could not take away themselves."""
+    for drill in _databases_of_drills(connection):
+        if not _is_over(connection, drill):
+            continue
+        with suppress(psycopg.errors.InsufficientPrivilege):  # another role's
+            _drop(connection, drill)
+            reporter.report(Noticed(f"took away the database {drill} of a drill that was killed"))
+    roles = _roles_of_drills(connection)
+    over = [name for name, drill in roles.items() if _is_over(connection, drill)]
+    _drop_roles(connection, over, reporter)
+
+
+def _databases_of_drills(connection: Connection) -> list[str]:
+    """By their name and by our comment, for which a restore puts another of ours meanwhile."""
+    rows = connection.execute(
+        "SELECT datname::text FROM pg_catalog.pg_database"
+        " WHERE datname ~ %s"
+        "   AND pg_catalog.shobj_description(oid, 'pg_database') SIMILAR TO %s",
+        (f"^{_PREFIX}[0-9a-f]{{12}}$", f"({_MARK}|{MARK})%"),
+    ).fetchall()
+    return [name for (name,) in rows]
+
+
+def _roles_of_drills(connection: Connection) -> dict[str, str]:
+    """By our comment, which has the drill's name."""
+    rows = connection.execute(
+        "SELECT rolname::text, pg_catalog.substring(said, %s) FROM pg_catalog.pg_roles r,"
+        " pg_catalog.shobj_description(r.oid, 'pg_authid') said WHERE said ~ %s",
+        (f"{_PREFIX}[0-9a-f]{{12}}$", f"^{_MARK}{_PREFIX}[0-9a-f]{{12}}$"),
+    ).fetchall()
+    return dict(rows)
+
+
+def _is_over(connection: Connection, drill: str) -> bool:
+    """Whether the drill's lock is free, and nobody is in its database."""
+    row = connection.execute(
+        "SELECT CASE WHEN pg_catalog.pg_try_advisory_lock(%s)"
+        " THEN pg_catalog.pg_advisory_unlock(%s) AND NOT EXISTS"
+        " (SELECT FROM pg_catalog.pg_stat_activity WHERE datname = %s) ELSE false END",
+        (_lock(drill), _lock(drill), drill),
+    ).fetchone()
+    return bool(row and row[0])
