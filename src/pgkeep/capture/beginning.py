@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,9 @@ from pgkeep.postgres.slot import Slot, SlotState
 from pgkeep.repository.journal import SegmentName, runs
 
 _LOCK_CLASS = 0x70676B70  # "pgkp": one capture for each slot
+
+# A server notices a moment later that a capture has ended.
+_ENDING_SECONDS = 3.0
 
 # Nothing that capture does may make others wait behind it for long.
 _LOCK_TIMEOUT_SECONDS = 0.5
@@ -163,17 +167,23 @@ def _slot(request: CaptureRequest, connection: Connection) -> Slot:
 
 
 def _lock(connection: Connection, request: CaptureRequest) -> None:
-    """One capture for each slot; the lock ends with the session."""
+    """One capture for each slot; the lock ends with the session, soon after its client has."""
+    until = time.monotonic() + _ENDING_SECONDS
+    while not _has_lock(connection, request.slot):
+        if time.monotonic() > until:
+            raise CaptureImpossible(
+                f"another capture reads slot {request.slot!r} just now",
+                hint="Let one host capture a database; a second one needs a slot of its own"
+                " (capture.slot).",
+            )
+        time.sleep(0.1)
+
+
+def _has_lock(connection: Connection, slot: str) -> bool:
     row = connection.execute(
-        "SELECT pg_catalog.pg_try_advisory_lock(%s, pg_catalog.hashtext(%s))",
-        (_LOCK_CLASS, request.slot),
+        "SELECT pg_catalog.pg_try_advisory_lock(%s, pg_catalog.hashtext(%s))", (_LOCK_CLASS, slot)
     ).fetchone()
-    if not row or not row[0]:
-        raise CaptureImpossible(
-            f"another capture reads slot {request.slot!r} just now",
-            hint="Let one host capture a database; a second one needs a slot of its own"
-            " (capture.slot).",
-        )
+    return bool(row and row[0])
 
 
 def _continued(

@@ -5,11 +5,14 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 from pgkeep.cli.context import Context, Found
 from pgkeep.cli.options import refuse_together
 from pgkeep.errors import MomentUnreachable
 from pgkeep.model import Contents, Kind, Manifest, TableName
+from pgkeep.postgres.concern import Treat, treatment_for
+from pgkeep.postgres.ddl import treatment
 from pgkeep.recovery.journey import Journey, choose_journey
 from pgkeep.recovery.moment import AtEnd, AtTime, AtTransaction, Moment, parse_moment
 from pgkeep.recovery.plan import Scope, check_scope, parse_table_name
@@ -89,9 +92,25 @@ def choose_backup_for(
         contents_of,
         context.journal_reader(database),
         moment,
+        treat_for=partial(_treat_for, scope),
         to_last_reachable=to_last_reachable,
     )
     return Choice(chosen.candidate, chosen.contents, chosen.journey)
+
+
+def _treat_for(scope: Scope, contents: Contents) -> Treat:
+    """How schema changes are treated on the way: of some tables, just those that concern them.
+
+    Which partitions a table has is not known yet: so all that is beside it may be one.
+    """
+    if not scope.tables:
+        return treatment
+    known = {table.name for table in contents.tables}
+    tables = set(scope.tables)
+    if not tables <= known:
+        schemas = {table.schema for table in tables}
+        tables |= {name for name in known if name.schema in schemas}
+    return treatment_for(tables, renamed=scope.into_schema is not None)
 
 
 def critical_tables(context: Context, database: str) -> tuple[TableName, ...]:

@@ -9,6 +9,8 @@ from typing import Generic, TypeVar
 
 from pgkeep.errors import MomentUnreachable, PgkeepError
 from pgkeep.model import Contents, Lsn, SnapshotPoint
+from pgkeep.postgres.concern import Treat
+from pgkeep.postgres.ddl import treatment
 from pgkeep.recovery.moment import AtEnd, AtLsn, AtTime, AtTransaction, Moment, Snapshot
 from pgkeep.recovery.route import Route, reaches, routes
 from pgkeep.recovery.survey import JournalReader, Obstacle, Survey, is_same_server, survey
@@ -25,6 +27,7 @@ class Journey:
     reader: JournalReader
     route: Route
     survey: Survey
+    treat: Treat = treatment
     shortfall: str = ""
     """Why the moment itself is not reached, if it is not and the last one before will do."""
 
@@ -48,12 +51,14 @@ def choose_journey(
     reader: JournalReader,
     moment: Moment,
     *,
+    treat_for: Callable[[Contents], Treat] = lambda _: treatment,
     to_last_reachable: bool = False,
 ) -> Chosen[Candidate]:
     """The newest backup before a moment from which the journal leads to it without a gap.
 
     `candidates` are full backups, the newest first. `MomentUnreachable` says what could be reached
-    instead; with `to_last_reachable` the result is the way to exactly that.
+    instead; with `to_last_reachable` the result is the way to exactly that. `treat_for` says which
+    schema changes are replayed, passed over, or stop it.
     """
     failure: PgkeepError | None = None
     for candidate in candidates:
@@ -61,7 +66,7 @@ def choose_journey(
         if not _is_before(contents.point, moment):
             continue
         try:
-            journey = _journey(contents, reader, moment, to_last_reachable)
+            journey = _journey(contents, reader, moment, treat_for(contents), to_last_reachable)
         except MomentUnreachable as exc:
             failure = failure or exc
         else:
@@ -86,15 +91,19 @@ def _is_before(point: SnapshotPoint, moment: Moment) -> bool:
 
 
 def _journey(
-    contents: Contents, reader: JournalReader, moment: Moment, to_last_reachable: bool
+    contents: Contents,
+    reader: JournalReader,
+    moment: Moment,
+    treat: Treat,
+    to_last_reachable: bool,
 ) -> Journey | None:
     """The way from one backup; None if the backup itself lies beyond the moment."""
     point = contents.point
     for route in _routes_of_its_server(reader, point, moment):
-        found = survey(reader.read(route.segments), point, moment)
+        found = survey(reader.read(route.segments), point, moment, treat)
         if found.too_new:
             return None
-        journey = Journey(moment, point, reader, route, found)
+        journey = Journey(moment, point, reader, route, found, treat)
         try:
             _refuse_unreached(contents, journey)
         except MomentUnreachable as exc:

@@ -94,6 +94,25 @@ class ReplayResult:
     not_exact: tuple[NotExact, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Only:
+    """Some tables by their names in the source, and what they are called here; their sequences."""
+
+    tables: Mapping[TableName, TableName]
+    sequences: frozenset[TableName]
+
+    def make_findable(self, connection: Connection, relation: Relation, table: TableName) -> None:
+        """An index on what tells rows apart, where a table has come without any."""
+        keys = [quote_identifier(one.name) for one in relation.columns if one.is_key]
+        if table != relation.name and keys and relation.identity != "f":
+            row = connection.execute(
+                "SELECT EXISTS (SELECT FROM pg_catalog.pg_index WHERE indrelid = %s::regclass)",
+                (table.sql,),
+            ).fetchone()
+            if row and not row[0]:
+                connection.execute(f"CREATE INDEX ON {table.sql} ({', '.join(keys)})".encode())
+
+
 def refuse_loud_target(connection: Connection) -> None:
     """`TargetNotReady` if the role cannot keep triggers quiet: they would act a second time."""
     if not target.quiet_settings(connection):
@@ -111,12 +130,13 @@ def go_on(
     reporter: Reporter,
     *,
     owners: bool = True,
+    only: Only | None = None,
 ) -> ReplayResult:
-    """Replay on top of a backup that is whole in the target."""
+    """Replay on top of a backup that is whole in the target, or of some tables of it."""
     survey = journey.survey
     reporter.report(StageBegan(STAGE, total_rows=survey.changes))
     with quiet_session(address) as connection, translated(address):
-        onward = Onward(connection, contents, reporter, owners=owners)
+        onward = Onward(connection, contents, reporter, owners=owners, only=only)
         with onward.triggers_off():
             done = onward.replay(journey)
         onward.set_sequences(done.sequences)
@@ -151,12 +171,21 @@ class Onward:
     """The target's side of a replay."""
 
     def __init__(
-        self, connection: Connection, contents: Contents, reporter: Reporter, *, owners: bool
+        self,
+        connection: Connection,
+        contents: Contents,
+        reporter: Reporter,
+        *,
+        owners: bool,
+        only: Only | None = None,
     ) -> None:
         self._connection = connection
+        self._only = only
+        self._names: dict[int, TableName] = {}
+        """What the tables were called whose changes were applied, by their oid in the source."""
         self._known = {table.name: table for table in contents.tables}
         self._leaves = Counter(table.load_name for table in contents.tables)
-        self._has_large_objects = bool(contents.large_objects.owners)
+        self._has_large_objects = only is None and bool(contents.large_objects.owners)
         self._reporter = reporter
         self._owners = owners
         self.writer = Writer(connection)
@@ -179,11 +208,19 @@ class Onward:
             self._triggers.on()
 
     def _tables(self) -> tuple[TableName, ...]:
+        if self._only is not None:
+            return tuple(sorted(set(self._only.tables.values())))
         return tuple(sorted(existing(self._connection, "r", "p")))
+
+    def _sequences(self) -> frozenset[TableName]:
+        there = existing(self._connection, "S")
+        return there if self._only is None else there & self._only.sequences
 
     def replay(self, journey: Journey) -> Replayed:
         """Apply the journey's transactions."""
-        replayer = Replayer(self.writer, self.describe, self.run_change, self._reporter)
+        replayer = Replayer(
+            self.writer, self.describe, self.run_change, self._reporter, journey.treat
+        )
         try:
             return replay(journey, replayer)
         finally:
@@ -195,12 +232,12 @@ class Onward:
         A sample may come from later, and name sequences that were not there yet, or have other
         bounds, or were set back after the moment.
         """
-        if not samples.is_whole:
+        if not samples.is_whole and (self._only is None or self._only.sequences):
             self._not_exact.append(
                 NotExact("sequences", "the journal ends before it tells where all of them stood")
             )
         with self._connection.transaction():
-            for name in sorted(existing(self._connection, "S")):
+            for name in sorted(self._sequences()):
                 self._set_sequence(name, samples)
 
     def _set_sequence(self, name: TableName, samples: SequenceSamples) -> None:
@@ -225,7 +262,7 @@ class Onward:
         rows = self._connection.execute(_NAMES, (oids,)).fetchall() if oids else []
         for oid, schema, name in rows:
             table = TableName(schema, name)
-            if table.schema == OWN_SCHEMA or not (table in self._known or self._schema_changed):
+            if not self._is_of_interest(table):
                 continue
             unlogged = self._without_identity[oid]
             why = (
@@ -238,10 +275,17 @@ class Onward:
             yield NotExact(f"table {table}", "belongs to an extension: as of the backup")
         for schema, name, column in self._connection.execute(_WORKED_OUT).fetchall():
             why = f"column {column!r} was added with its domain's default, worked out once more"
-            yield NotExact(f"table {TableName(schema, name)}", why)
+            if self._is_of_interest(TableName(schema, name)):
+                yield NotExact(f"table {TableName(schema, name)}", why)
         yield from self._not_exact
         if self._has_large_objects:
             yield NotExact("large objects", "not in the journal: as of the backup")
+
+    def _is_of_interest(self, table: TableName) -> bool:
+        if self._only is not None:
+            return table in self._only.tables.values()
+        known = table in self._known or self._schema_changed
+        return table.schema != OWN_SCHEMA and known
 
     def _look_for_identities(self) -> None:
         """Whoever has one at the end may have lacked it when rows were changed."""
@@ -252,13 +296,16 @@ class Onward:
     def describe(self, relation: Relation) -> TargetTable | None:
         """The table for a relation's changes; None for one that is passed over."""
         name = relation.name
-        if name.schema == OWN_SCHEMA:
+        if name.schema == OWN_SCHEMA or not self._is_wanted(relation):
             return None
         known = self._known.get(name)
         if self._is_passed_over(name, known):
             self._passed_over.add(name)
             return None
         into = known.load_name if known is not None else name
+        if self._only is not None:
+            into = self._only.tables[name]
+            self._only.make_findable(self._connection, relation, into)
         self._described += 1
         found = describe_table(
             self._connection,
@@ -274,6 +321,21 @@ class Onward:
                 " an earlier moment, or from a later backup.",
             )
         return found
+
+    def _is_wanted(self, relation: Relation) -> bool:
+        """Whether its changes are applied. `ReplayFailed` if it had a name before that was."""
+        if self._only is None:
+            return True
+        before = self._names.get(relation.oid)
+        if before is not None and before != relation.name:
+            raise ReplayFailed(
+                f"table {before} was renamed to {relation.name}",
+                hint="Restore to an earlier moment, or the whole database.",
+            )
+        if relation.name not in self._only.tables:
+            return False
+        self._names[relation.oid] = relation.name
+        return True
 
     def _is_passed_over(self, name: TableName, known: TableContents | None) -> bool:
         """Whether the rows belong to an extension, which puts them where it wants them."""

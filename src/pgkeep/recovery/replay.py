@@ -11,6 +11,7 @@ from pgkeep.errors import JournalInvalid, ReplayFailed
 from pgkeep.events import Progressed, Reporter
 from pgkeep.model import Lsn, Segment, SequenceValue, TableName
 from pgkeep.postgres import ddl, pgoutput
+from pgkeep.postgres.concern import Treat
 from pgkeep.postgres.pgoutput import Begin, LogicalMessage, Relation, Truncate
 from pgkeep.recovery.apply import Batch, Writer
 from pgkeep.recovery.journey import Journey
@@ -62,8 +63,10 @@ class Replayer:
         describe: Callable[[Relation], TargetTable | None],
         run_change: Callable[[ddl.SchemaChange], None],
         reporter: Reporter,
+        treat: Treat = ddl.treatment,
     ) -> None:
         """`describe` finds the table for a relation's changes, or None for one to pass over."""
+        self._treat = treat
         self._writer = writer
         self._describe = describe
         self._run_change = run_change
@@ -178,7 +181,7 @@ class Replayer:
 
     def _change_schema(self, change: ddl.SchemaChange) -> None:
         """Several events may tell of one statement; the first of them counts."""
-        if change.number != 1 or ddl.treatment(change) is not ddl.Treatment.RUN:
+        if change.number != 1 or self._treat(change) is not ddl.Treatment.RUN:
             return
         self.settle()
         self._run_change(change)

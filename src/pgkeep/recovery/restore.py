@@ -31,7 +31,7 @@ from pgkeep.recovery.fill import CRITICAL, Filled, fill
 from pgkeep.recovery.journey import Journey
 from pgkeep.recovery.landing import Landing, Run
 from pgkeep.recovery.moment import AtTime
-from pgkeep.recovery.onward import existing, go_on, refuse_loud_target
+from pgkeep.recovery.onward import Only, existing, go_on, refuse_loud_target
 from pgkeep.recovery.places import find_landing
 from pgkeep.recovery.plan import RestorePlan, Scope, check_scope, plan_restore
 from pgkeep.recovery.request import Lost, RestoreRequest, RestoreResult
@@ -47,7 +47,8 @@ def restore(request: RestoreRequest, reporter: Reporter) -> RestoreResult:
     What differs or is lost is in the result; `raise_unless_proven` makes an error of it.
     """
     scope = check_scope(request.scope, request.manifest.kind)
-    _refuse_replay_of_less(request, scope)
+    _refuse_replay_of_rows_alone(request, scope)
+    where, scope = _only_after_replay(request, scope)
     archive_bytes = schema_archive(request, scope)
     archive = read_archive(archive_bytes) if archive_bytes else None
     request, archive = _without_capture(request, archive)
@@ -72,6 +73,8 @@ def restore(request: RestoreRequest, reporter: Reporter) -> RestoreResult:
             with _triggers_quiet(run):
                 filled = fill(run, missing)
             result = _finish(run, filled, roles)
+            if where and result.replayed is not None:
+                _leave_only(run, where)
             if mark is not None and not result.lost and result.proof.holds:
                 if request.when_proven is not None:
                     request.when_proven(result)
@@ -88,14 +91,22 @@ def _left_out(archive: Archive, selection: Selection) -> list[str]:
     ]
 
 
-def _refuse_replay_of_less(request: RestoreRequest, scope: Scope) -> None:
+def _refuse_replay_of_rows_alone(request: RestoreRequest, scope: Scope) -> None:
     whole = scope.schema and scope.data and not scope.tables and scope.into_schema is None
-    if request.journey is None or (whole and not request.allow_occupied):
+    apart = bool(scope.tables) and (scope.into_schema is not None or (scope.schema and scope.data))
+    if request.journey is None or apart or (whole and not request.allow_occupied):
         return
     raise UsageError(
-        "only a whole database, into an empty one, can be restored to a moment",
-        hint="Restore the whole into a database of its own, and copy from there what you need.",
+        "to a moment go a whole database into an empty one, or tables that are not there yet",
+        hint="Use --table, with --into-schema to have it beside the live one.",
     )
+
+
+def _only_after_replay(request: RestoreRequest, scope: Scope) -> tuple[str, Scope]:
+    """Which rows are wanted is known at the moment: all are restored and replayed before."""
+    if request.journey is None:
+        return "", scope
+    return scope.where, replace(scope, where="")
 
 
 def _triggers_quiet(run: Run) -> AbstractContextManager[None]:
@@ -348,6 +359,7 @@ def _finish(run: Run, filled: Filled, roles: tuple[str, ...]) -> RestoreResult:
                 run.request.journey,
                 run.reporter,
                 owners=run.request.owners,
+                only=_only(run),
             )
         _settle(run, filled.analyzed - (replayed.tables if replayed else frozenset()))
     return RestoreResult(
@@ -359,6 +371,19 @@ def _finish(run: Run, filled: Filled, roles: tuple[str, ...]) -> RestoreResult:
         tuple(run.landing.refused),
         tuple(run.landing.remarks),
     )
+
+
+def _only(run: Run) -> Only | None:
+    """The tables to replay, where it is not the whole database."""
+    if run.plan.whole:
+        return None
+    tables = {table.source.name: table.load_name for table in run.plan.tables}
+    return Only(tables, frozenset(value.name for value in run.plan.sequences))
+
+
+def _leave_only(run: Run, where: str) -> None:
+    for table in run.plan.tables:
+        run.connection.execute(f"DELETE FROM {table.name.sql} WHERE ({where}) IS NOT TRUE".encode())
 
 
 def _complete(run: Run, filled: Filled) -> tuple[Lost, ...]:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pgkeep.errors import JournalInvalid
 from pgkeep.model import Lsn, Segment, SnapshotPoint
 from pgkeep.postgres import ddl, pgoutput
+from pgkeep.postgres.concern import Treat
 from pgkeep.postgres.pgoutput import Begin, Commit, LogicalMessage
 from pgkeep.recovery.moment import AtLsn, AtTime, AtTransaction, Moment, Snapshot
 from pgkeep.repository.history import History
@@ -106,10 +107,13 @@ class Survey:
 
 
 def survey(
-    segments: Iterable[tuple[Segment, Iterator[Frame]]], point: SnapshotPoint, moment: Moment
+    segments: Iterable[tuple[Segment, Iterator[Frame]]],
+    point: SnapshotPoint,
+    moment: Moment,
+    treat: Treat = ddl.treatment,
 ) -> Survey:
     """Look through segments for the end of a replay on top of a backup."""
-    surveyor = _Surveyor(Snapshot.of(point), Lsn.parse(point.lsn), moment)
+    surveyor = _Surveyor(Snapshot.of(point), Lsn.parse(point.lsn), moment, treat)
     for head, frames in segments:
         surveyor.covered = head.covered
         for frame in frames:
@@ -123,7 +127,8 @@ def survey(
 
 
 class _Surveyor:
-    def __init__(self, snapshot: Snapshot, backup_lsn: int, moment: Moment) -> None:
+    def __init__(self, snapshot: Snapshot, backup_lsn: int, moment: Moment, treat: Treat) -> None:
+        self._treat = treat
         self._snapshot = snapshot
         self._backup_lsn = backup_lsn
         self._moment = moment
@@ -209,7 +214,7 @@ class _Surveyor:
         message = pgoutput.parse(data)
         assert isinstance(message, LogicalMessage)
         change = self._reader.take(message.content)
-        treatment = ddl.treatment(change)
+        treatment = self._treat(change)
         if treatment is ddl.Treatment.STOP and self._obstacle_now is None:
             self._obstacle_now = change
         self._schema_changes_now += treatment is ddl.Treatment.RUN and change.number == 1

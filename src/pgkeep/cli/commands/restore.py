@@ -142,8 +142,8 @@ def restore_command(
     moment = chosen_moment(to, before_transaction, to_last_reachable=to_last_reachable)
     if moment is not None:
         refuse_together(go_on_after_damage, True, "--go-on-after-damage and a moment")
-        if tables or schema_only or data_only or into_schema or allow_non_empty:
-            raise _only_whole()
+        if schema_only or data_only or allow_non_empty or (into_schema and not tables):
+            raise _not_to_a_moment()
     choice = choose_backup_for(
         context, database, backup, scope, moment, to_last_reachable=to_last_reachable
     )
@@ -231,10 +231,10 @@ def _resume_jobs(context: Context, request: RestoreRequest, *, dry_run: bool) ->
     return ExitCode.ATTENTION if resumed.absent else ExitCode.DONE
 
 
-def _only_whole() -> UsageError:
+def _not_to_a_moment() -> UsageError:
     return UsageError(
-        "only a whole database, into an empty one, can be restored to a moment",
-        hint="Restore the whole into a database of its own, and copy from there what you need.",
+        "to a moment go a whole database into an empty one, or tables that are not there yet",
+        hint="Use --table, with --into-schema to have it beside the live one.",
     )
 
 
