@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -506,6 +506,10 @@ class Contents:
         )
 
 
+CLOCK_TOLERANCE = timedelta(minutes=5)
+"""How far two clocks may be apart and still be called right."""
+
+
 @dataclass(frozen=True, slots=True)
 class Totals:
     """Sizes of a backup. They are public: whoever sees the store could add them up anyway."""
@@ -563,6 +567,10 @@ class Manifest:
     @property
     def all_objects(self) -> tuple[StoredObject, ...]:
         return (*self.contents, *self.script, *self.objects)
+
+    def is_ahead_of(self, now: datetime) -> bool:
+        """Whether it seems to come from the future: a clock was wrong then, or is wrong here."""
+        return self.started > now + CLOCK_TOLERANCE
 
 
 @dataclass(frozen=True, slots=True)

@@ -756,3 +756,81 @@ def test_a_full_disk_holds_the_slot_and_nothing_is_lost(
         assert numbers(reader) == list(range(1, 40003))
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+# --- the backups that it asks for -----------------------------------------------------------------
+
+
+def kept(workbench: Workbench) -> list[str]:
+    """The kinds of the backups that there are, oldest first."""
+    listed = workbench.pgkeep("list", "shop", "--json").document
+    assert isinstance(listed, list)
+    return [one["kind"] for one in reversed(listed)]
+
+
+def test_a_backup_that_a_killed_capture_wanted_is_made_by_the_next(
+    workbench: Workbench, source: str
+) -> None:
+    ready(workbench, source)  # it began a chain, and died before the backup that leads to it
+    assert kept(workbench) == []
+    without = workbench.config.read_text()
+    workbench.config.write_text(without.replace("backups = false\n", ""))
+    capture(workbench)
+    assert kept(workbench) == ["full"]
+    capture(workbench)
+    assert kept(workbench) == ["full"], "nothing is owed any more"
+
+    workbench.config.write_text(without)
+    time.sleep(1)  # names tell times to the second
+    run_sql(source, "CREATE TABLE more (n integer PRIMARY KEY)")
+    capture(workbench)
+    workbench.config.write_text(without.replace("backups = false\n", ""))
+    time.sleep(1)
+    capture(workbench)
+    assert kept(workbench) == ["full", "schema", "full"]
+    capture(workbench)
+    assert kept(workbench) == ["full", "schema", "full"]
+
+
+def test_a_restored_database_has_nothing_of_capture_and_can_be_captured_anew(
+    workbench: Workbench, source: str, any_server: ScratchServer
+) -> None:
+    ready(workbench, source)
+    tick(source, 1, 5)
+    target = source.replace("/capture_", "/capture_again_")
+    name = target.rpartition("/")[2].partition("?")[0]
+    any_server.create_database(name)
+    try:
+        for kind in ("full", "schema"):
+            workbench.pgkeep("backup", "shop", "--kind", kind)
+            run_sql(any_server.url(), f"DROP DATABASE {name}", f"CREATE DATABASE {name}")
+            outcome = workbench.pgkeep("restore", "shop", "--target", target, "--json")
+            assert dict(outcome.document)["proven"] is True  # type: ignore[call-overload]
+            with psycopg.connect(target) as connection:
+                assert connection.execute(
+                    "SELECT (SELECT count(*) FROM pg_namespace WHERE nspname = 'pgkeep'),"
+                    " (SELECT count(*) FROM pg_event_trigger),"
+                    " (SELECT count(*) FROM pg_publication)"
+                ).fetchone() == (0, 0, 0)
+        workbench.monkeypatch.setenv("SHOP_DATABASE_URL", target)
+        configure(workbench, 'slot = "pgkeep_again"')
+        assert capture(workbench)["new_chain"] is True
+        workbench.pgkeep("capture", "shop", "--remove", "--yes")
+    finally:
+        any_server.drop_database(name)
+
+
+def test_a_schema_of_the_users_that_has_its_name_stays(
+    workbench: Workbench, new_database: NewDatabase
+) -> None:
+    source, target = new_database(), new_database()
+    run_sql(source, "CREATE SCHEMA pgkeep", "CREATE TABLE pgkeep.token (id int, value text)",
+            "INSERT INTO pgkeep.token VALUES (1, 'mine')",
+            "CREATE PUBLICATION pgkeep_rows FOR ALL TABLES")  # fmt: skip
+    workbench.init(source)
+    workbench.pgkeep("backup", "shop")
+    workbench.pgkeep("restore", "shop", "--target", target)
+    with psycopg.connect(target) as connection:
+        assert connection.execute(
+            "SELECT (SELECT value FROM pgkeep.token), (SELECT count(*) FROM pg_publication)"
+        ).fetchone() == ("mine", 1)

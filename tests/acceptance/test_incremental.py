@@ -272,9 +272,13 @@ def prepare(workbench: Workbench, url: str, setup: tuple[str, ...] = ()) -> None
     """A configuration with small parts and no chance, a database, and its first backup."""
     execute(url, (*TABLE, *setup))
     workbench.init(url)
+    small_parts(workbench)
+    back_up(workbench)
+
+
+def small_parts(workbench: Workbench) -> None:
     text = workbench.config.read_text()
     workbench.config.write_text(f"{text}\n[backup]\npart_pages = 16\nverify_share = 0\n")
-    back_up(workbench)
 
 
 def back_up(workbench: Workbench, *options: str, expect: int = 0) -> dict[str, object]:
@@ -303,7 +307,9 @@ def test_each_cause(cause: Cause, workbench: Workbench, new_database: Callable[[
     source, target = new_database(), new_database()
     prepare(workbench, source, cause.setup)
     execute(source, cause.change)
+    foreseen = back_up(workbench, "--dry-run")
     second = back_up(workbench)
+    assert foreseen["parts_to_read"] == second["parts_read"]
     read, reused = second["parts_read"], second["parts_reused"]
     assert isinstance(read, int)
     assert isinstance(reused, int)
@@ -315,6 +321,31 @@ def test_each_cause(cause: Cause, workbench: Workbench, new_database: Callable[[
     else:
         assert 0 < read < read + reused
     restored_equals(workbench, source, target)
+
+
+def test_a_dry_run_tells_what_would_be_read_and_writes_nothing(
+    workbench: Workbench, new_database: Callable[[], str]
+) -> None:
+    source = new_database()
+    execute(source, TABLE)
+    workbench.init(source)
+    first = back_up(workbench, "--dry-run")
+    assert first["parts_to_read"] == first["parts"] == 2
+    assert not workbench.repository.exists()
+    small_parts(workbench)
+    back_up(workbench)
+    execute(source, ("UPDATE t SET n = -1 WHERE id = 1000",))
+    before = {path: path.read_bytes() for path in workbench.folder.rglob("*") if path.is_file()}
+    answer = back_up(workbench, "--dry-run")
+    assert 0 < int(str(answer["parts_to_read"])) < int(str(answer["parts"]))
+    assert 0 < int(str(answer["estimated_read_bytes"])) < int(str(answer["estimated_bytes"]))
+    everything = back_up(workbench, "--dry-run", "--read-all")
+    assert everything["parts_to_read"] == everything["parts"]
+    shown = workbench.pgkeep("backup", "shop", "--dry-run").out
+    assert f"to read: {answer['parts_to_read']} of {answer['parts']} parts" in shown
+    after = {path: path.read_bytes() for path in workbench.folder.rglob("*") if path.is_file()}
+    changed = {path.name for path in after if after[path] != before.get(path)}
+    assert {name.partition(".")[0] for name in changed} <= {"ledger"}, "as of every command"
 
 
 @pytest.mark.parametrize(
@@ -337,6 +368,7 @@ def test_of_many_ranges_just_those_that_changed_are_read(
     prepare(workbench, source, ("TRUNCATE t", f"{wide} generate_series(1, 20000) i"))
     execute(source, (change,))
     for _ in range(2):  # which are asked first is drawn
+        assert back_up(workbench, "--dry-run")["parts_to_read"] == parts
         second = back_up(workbench)
         assert second["parts_read"] == parts
         parts = 0
@@ -421,6 +453,26 @@ def test_after_so_many_days_everything_is_read_and_it_says_so(
     assert after(days=30, minutes=1) == (0, "the last full read is more than 30 days ago")
     assert after(days=31) == (6, ""), "counted from the last full read"
     assert after(days=1) == (0, "this host's clock was put back")
+
+
+def test_a_clock_that_was_ahead_for_one_backup_hides_none_of_the_next(
+    workbench: Workbench, new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = new_database(), new_database()
+    prepare(workbench, source)
+    with monkeypatch.context() as ahead:
+        moment = datetime.now(UTC) + timedelta(days=2000)
+        ahead.setattr(Context, "now", staticmethod(lambda: moment))
+        back_up(workbench)
+    told = workbench.pgkeep("status", "shop", "--offline", expect=3)
+    assert "is from the future: a clock was wrong" in " ".join(told.out.split())
+    execute(source, ("UPDATE t SET n = -1 WHERE id = 1000",))
+    last = back_up(workbench)
+    listed = workbench.pgkeep("list", "shop", "--json").document
+    assert isinstance(listed, list)
+    assert listed[0]["backup"] == last["backup"]
+    restored_equals(workbench, source, target)
+    assert back_up(workbench)["parts_read"] == 0
 
 
 def test_who_may_not_learn_which_server_it_is_reads_everything_and_is_told(

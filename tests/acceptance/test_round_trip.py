@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psycopg
 
 from conftest import Workbench
 from pgkeep.demo import story
@@ -18,3 +22,50 @@ def test_the_shop_comes_back_whole(workbench: Workbench, new_database: Callable[
     assert isinstance(document, dict)
     assert document["proven"] is True
     assert document["rows"] > 400_000
+
+
+WIDE = """
+    CREATE TABLE notes (id integer PRIMARY KEY, code text, body text NOT NULL);
+    INSERT INTO notes SELECT i, md5(i::text), repeat(md5(i::text), 3)
+      FROM generate_series(1, 120000) i;
+    ALTER TABLE notes ADD CONSTRAINT notes_code_key UNIQUE (code);
+    CREATE INDEX notes_body ON notes (body);
+    CREATE INDEX notes_words ON notes USING gin (to_tsvector('simple', body));
+"""
+
+
+@contextmanager
+def waits_for_tables(url: str) -> Iterator[set[str]]:
+    """What was seen to wait for a lock on a table in that database meanwhile."""
+    seen: set[str] = set()
+    done = threading.Event()
+
+    def watch() -> None:
+        with psycopg.connect(url, autocommit=True) as connection:
+            while not done.wait(0.005):
+                waiting = connection.execute(
+                    "SELECT query FROM pg_stat_activity WHERE datname = current_database()"
+                    " AND wait_event_type = 'Lock' AND wait_event = 'relation'"
+                )
+                seen.update(query for (query,) in waiting)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield seen
+    finally:
+        done.set()
+        watcher.join()
+
+
+def test_nothing_waits_for_a_key_that_is_made(
+    workbench: Workbench, new_database: Callable[[], str]
+) -> None:
+    source, target = new_database(), new_database()
+    with psycopg.connect(source) as connection:
+        connection.execute(WIDE)
+    workbench.init(source)
+    workbench.pgkeep("backup", "shop")
+    with waits_for_tables(target) as seen:
+        workbench.pgkeep("restore", "shop", "--target", target, "--jobs", "4")
+    assert not seen

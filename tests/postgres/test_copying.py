@@ -27,7 +27,7 @@ from pgkeep.postgres.copying import CopyReader, psql_error
 from pgkeep.postgres.programs import choose_client
 from pgkeep.postgres.server import ScratchServer
 
-CHUNK = 1 << 20
+CHUNK = 2 << 20
 MARKER = 33
 BOUNDARIES = [
     0, 1, MARKER - 2, MARKER - 1, MARKER, CHUNK // 2 - MARKER, CHUNK // 2 - 1, CHUNK // 2,

@@ -69,8 +69,16 @@ def test_no_backup_at_all_is_critical_and_says_what_to_type() -> None:
     assert found.safe == ("nothing: there is no backup",)
 
 
+def test_a_backup_from_the_future_keeps_nobody_from_seeing_that_the_others_are_old() -> None:
+    ahead = backup(-DAY * 900)
+    found = alerts(DatabaseFacts("shop", backups=(ahead, backup(DAY * 3)), drills=()))
+    assert {"shop/clock", "shop/backup-old"} <= found.keys()
+    assert "3 d old" in found["shop/backup-old"].what
+
+
 CASES: dict[str, tuple[DatabaseFacts, dict[str, Any]]] = {
     "shop/backup-old": (database(newest=backup(HOUR * 30), earlier=0), {}),
+    "shop/clock": (database(newest=backup(-DAY * 900)), {}),
     "shop/full-smaller": (database(newest=backup(text_bytes=400_000)), {}),
     "shop/full-larger": (database(newest=backup(text_bytes=3_100_000)), {}),
     "shop/full-slower": (database(newest=backup(seconds=200)), {}),

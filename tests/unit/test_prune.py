@@ -44,7 +44,7 @@ def back_up(
     with target.writing("backup"):
         started = now()
         (repository,) = target.healthy
-        found = repository.newest_backups(lambda: [KEY.public], "shop").backups
+        found = repository.newest_backups(lambda: [KEY.public], "shop", now()).backups
         usable = target.reusable(now())
         newest = max(found, key=lambda one: one.sequence, default=None)
         objects = []

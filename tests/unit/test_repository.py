@@ -245,9 +245,30 @@ def test_many_schemas_do_not_hide_the_newest_backup_with_rows(repository: Reposi
     for days, tier in ((0, Tier.MANUAL), *((days, Tier.SCHEMA) for days in range(1, 26))):
         one = manifest_in(repository.store, **a_backup(days, digits=f"{days:08x}", tier=tier))
         repository.publish(one, KEY)
-    newest = repository.newest_backups(trusted, "shop").backups
+    newest = repository.newest_backups(trusted, "shop", MOMENT + timedelta(days=26)).backups
     assert [one.tier for one in newest[:1]] == [Tier.SCHEMA]
     assert Tier.MANUAL in [one.tier for one in newest]
+
+
+def test_a_clock_that_was_ahead_hides_nothing_that_came_after(repository: Repository) -> None:
+    made = []
+    for number, days in enumerate((0, *range(1000, 1012), 1, 2), start=1):
+        backup = a_backup(days, digits=f"{number:08x}", sequence=number)
+        made.append(manifest_in(repository.store, **backup))
+        repository.publish(made[-1], KEY)
+    assert repository.backups(trusted).backups == tuple(reversed(made))
+    newest = repository.newest_backups(trusted, "shop", MOMENT + timedelta(days=3)).backups
+    assert newest[:3] == (made[-1], made[-2], made[-3])
+
+
+def test_two_hosts_are_listed_by_their_clocks(repository: Repository) -> None:
+    made = []
+    for days in range(6):
+        host, number = ("a", 40 + days) if days % 2 else ("b", 1 + days)
+        backup = a_backup(days, digits=f"{days:08x}", sequence=number, host=host)
+        made.append(manifest_in(repository.store, **backup))
+        repository.publish(made[-1], KEY)
+    assert repository.backups(trusted).backups == tuple(reversed(made))
 
 
 def test_what_is_wrong_is_reported_and_hides_no_other(

@@ -76,11 +76,21 @@ def test_random_bytes_survive(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_age_and_zstd_open_a_sealed_object(size: int) -> None:
+@pytest.mark.parametrize("level", [-1, 0, 1, 3])
+def test_age_and_zstd_open_a_sealed_object(size: int, level: int) -> None:
     plain = rows(size)
-    frame = compressed_inside(seal(plain))
-    assert zstandard.ZstdDecompressor().decompressobj().decompress(frame) == plain
-    assert zstandard.get_frame_parameters(frame).has_checksum
+    frames = compressed_inside(seal(plain, level=level))
+    library = zstandard.ZstdDecompressor()
+    with library.stream_reader(frames, read_across_frames=True) as reader:
+        assert reader.read() == plain
+    assert zstandard.get_frame_parameters(frames).has_checksum
+
+
+def test_frames_of_their_own_store_hardly_more_than_one_stream() -> None:
+    plain = rows(8 * MEBIBYTE)
+    stream = zstandard.ZstdCompressor(level=1).compressobj()
+    whole = stream.compress(plain) + stream.flush()
+    assert len(seal(plain, level=1)) < 1.05 * len(whole)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -91,7 +101,7 @@ def test_what_age_and_zstd_sealed_is_unsealed(size: int) -> None:
 
 
 @settings(deadline=None, max_examples=50)
-@given(sizes=st.lists(st.integers(0, 300_000), max_size=10))
+@given(sizes=st.lists(st.integers(0, 300_000) | st.integers(1_000_000, 2_500_000), max_size=6))
 def test_the_pieces_that_are_written_do_not_matter(sizes: list[int]) -> None:
     plain = rows(sum(sizes))
     sealed = bytearray()

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from examples import manifest
 from pgkeep.model import Kind, Lsn, Manifest
 from pgkeep.repository.journal import Run, SegmentName
-from pgkeep.repository.windows import Window, reach
+from pgkeep.repository.windows import Window, owed, reach
 
 NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
 
@@ -89,3 +89,25 @@ def test_without_a_journal_there_are_only_backups() -> None:
     assert reach([one], []) == reach([one], ())
     assert reach([one], []).covered is None
     assert reach([one], []).backups == (one,)
+
+
+def test_a_stretch_that_no_backup_leads_to_waits_for_one() -> None:
+    assert owed([], [run(0, 10)]) == (Kind.FULL,)
+    assert owed([backup(-1)], [run(0, 10)]) == (Kind.FULL,)
+    assert owed([backup(-1), backup(3, Kind.SCHEMA), backup(4, Kind.DATA)], [run(0, 10)]) == (
+        Kind.FULL,
+    )
+    assert owed([backup(3)], [run(0, 10)]) == ()
+    assert owed([backup(3)], []) == ()
+
+
+def test_a_schema_change_waits_for_a_schema_and_a_full_backup() -> None:
+    changed = [run(0, 10, schema=(5,))]
+    assert owed([backup(3)], changed) == (Kind.SCHEMA, Kind.FULL)
+    assert owed([backup(3), backup(6, Kind.SCHEMA)], changed) == (Kind.FULL,)
+    assert owed([backup(6)], changed) == ()
+    assert owed([backup(6)], [run(0, 10, barriers=(7,))]) == (Kind.SCHEMA, Kind.FULL)
+
+
+def test_only_the_newest_stretch_waits() -> None:
+    assert owed([backup(30)], [run(0, 10, schema=(5,)), run(20, 40)]) == ()

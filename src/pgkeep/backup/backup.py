@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pgkeep import __version__
 from pgkeep.backup.earlier import Earlier, look_back, stored_tables
+from pgkeep.backup.examine import Connecting, changed_parts
 from pgkeep.backup.files import (
     EarlierFiles,
     FilesRequest,
@@ -20,8 +21,8 @@ from pgkeep.backup.files import (
     keep_files,
     usable,
 )
-from pgkeep.backup.plan import BackupPlan, Reusable, plan_backup
-from pgkeep.backup.read import Connecting, Reading, ReadOptions, read_all
+from pgkeep.backup.plan import BackupPlan, Preview, Reusable, plan_backup
+from pgkeep.backup.read import Reading, ReadOptions, read_all
 from pgkeep.backup.source import Source, open_source
 from pgkeep.backup.unfinished import StoredPart, UnfinishedBackup, still_usable
 from pgkeep.config import BackupConfig
@@ -106,16 +107,16 @@ def back_up(request: BackupRequest, reporter: Reporter) -> BackupResult:
     _check_recipients(request, started, reporter)
     signer = request.keys.signing_key().public
     epoch = request.keys.epoch(request.recipients, now=started, gpg_home=request.gpg_home)
-    note = UnfinishedBackup(
-        request.keys.folder / "unfinished" / request.database, request.keys.index_key()
-    )
+    note = UnfinishedBackup(_note_path(request), request.keys.index_key())
     with request.copies.writing(f"backup of {request.database!r}"), closing(note):
         request.copies.prepare(epoch, signer, started)
         for remark in request.copies.remarks:
             reporter.report(Noticed(f"repository {remark.name!r}: {remark.message}", remark.hint))
         backup = BackupId.begin(started)
         store = _Storing(request, epoch, started, note)
-        earlier = _look_back(request, store)
+        earlier = _look_back(request, epoch.id, started, note.parts())
+        if request.read_everything or request.keys.is_distrusted(request.database):
+            note.forget()
         source, reading, plan = _read(request, earlier, store, reporter)
         _tell_of_problem(note, reporter)
         files = _keep_files(request, source, earlier, store, reporter)
@@ -148,14 +149,50 @@ def _tell_of_problem(note: UnfinishedBackup, reporter: Reporter) -> None:
         )
 
 
-def plan_only(request: BackupRequest) -> BackupPlan:
-    """What `back_up` would read now. Takes a snapshot, reads the catalog, and writes nothing."""
+def preview(request: BackupRequest, reporter: Reporter) -> Preview:
+    """What `back_up` would read now: the database is asked what changed, and nothing is written."""
+    with request.copies.looking():
+        return _preview(request, reporter)
+
+
+def _preview(request: BackupRequest, reporter: Reporter) -> Preview:
+    earlier = _known_already(request)
     with open_source(
         request.address,
         lock_timeout_seconds=request.options.lock_timeout_seconds,
         reads_rows=False,
     ) as source:
-        return _plan(request, source, Earlier())
+        plan = _plan(request, source, earlier)
+        if request.kind.has_data:
+            _tell_why_everything_is_read(source, earlier, reporter)
+        if all(part.previous is None for part in plan.parts):
+            return Preview(plan, plan.parts)
+        connecting = _connecting(request, source)
+        return Preview(plan, changed_parts(source, plan, connecting, jobs=request.jobs))
+
+
+def _known_already(request: BackupRequest) -> Earlier:
+    """What there is to build on, with the keys that are there: none is made."""
+    keys, now = request.keys, request.now().astimezone(UTC)
+    index_key = keys.existing_index_key()
+    epoch = keys.existing_epoch(request.recipients, now=now, gpg_home=request.gpg_home)
+    if index_key is None or epoch is None or keys.existing_signing_key() is None:
+        return Earlier()
+    note = UnfinishedBackup(_note_path(request), index_key)
+    return _look_back(request, epoch.id, now, note.parts(mend=False))
+
+
+def _note_path(request: BackupRequest) -> Path:
+    return request.keys.folder / "unfinished" / request.database
+
+
+def _connecting(request: BackupRequest, source: Source) -> Connecting:
+    programs = request.choose_client(
+        source.major,
+        need_tls=request.address.needs_tls,
+        server_version=source.point.server_version,
+    )
+    return Connecting(programs, request.address, request.options.lock_timeout_seconds)
 
 
 def _plan(request: BackupRequest, source: Source, earlier: Earlier) -> BackupPlan:
@@ -170,26 +207,19 @@ def _plan(request: BackupRequest, source: Source, earlier: Earlier) -> BackupPla
     )
 
 
-def _look_back(request: BackupRequest, store: _Storing) -> Earlier:
+def _look_back(
+    request: BackupRequest, epoch: str, now: datetime, noted: tuple[StoredPart, ...]
+) -> Earlier:
     days = request.options.full_read_days
     earlier = look_back(
-        request.copies,
-        request.database,
-        request.keys,
-        epoch=store.epoch.id,
-        now=store.started,
-        full_read_days=days,
+        request.copies, request.database, request.keys, epoch=epoch, now=now, full_read_days=days
     )
     if request.read_everything:
-        store.unfinished.forget()
         return replace(earlier, contents=None, why="")
     if request.keys.is_distrusted(request.database):
-        store.unfinished.forget()
         why = "a stored part was found wrong, and no full read has ended since"
         return replace(earlier, contents=None, why=why if earlier.contents is not None else "")
-    unfinished = still_usable(
-        store.unfinished.parts(), epoch=store.epoch.id, now=store.started, full_read_days=days
-    )
+    unfinished = still_usable(noted, epoch=epoch, now=now, full_read_days=days)
     return replace(earlier, unfinished=unfinished)
 
 
@@ -246,13 +276,8 @@ def _read(
         plan = _plan(request, source, earlier)
         if request.kind.has_data:
             _tell_why_everything_is_read(source, earlier, reporter)
-        programs = request.choose_client(
-            source.major,
-            need_tls=request.address.needs_tls,
-            server_version=source.point.server_version,
-        )
         options = ReadOptions(
-            Connecting(programs, request.address, request.options.lock_timeout_seconds),
+            _connecting(request, source),
             jobs=request.jobs,
             read_limit=request.options.read_limit,
             max_seconds=request.options.max_snapshot_hours * 3600,

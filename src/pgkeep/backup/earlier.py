@@ -59,7 +59,7 @@ def look_back(
     trusted = (keys.signing_key().public,)
     newest: Manifest | None = None
     base: tuple[Manifest, Repository] | None = None
-    listings = copies.ask(lambda one: one.newest_backups(lambda: trusted, database))
+    listings = copies.ask(lambda one: one.newest_backups(lambda: trusted, database, now))
     for repository, listing in listings:
         for manifest in listing.backups:
             if newest is None or manifest.sequence > newest.sequence:

@@ -65,17 +65,41 @@ class BackupPlan:
         return sum(table.estimated_rows for table in self.tables)
 
 
-def describe_plan(plan: BackupPlan) -> Iterator[str]:
-    """The plan in words, tables in the order in which they are begun."""
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a backup would read now: the parts of its plan that changed, or are new."""
+
+    plan: BackupPlan
+    changed: tuple[PartRead, ...]
+
+    @property
+    def estimated_bytes(self) -> int:
+        return sum(part.estimated_bytes for part in self.changed)
+
+    def parts_to_read(self) -> Counter[TableName]:
+        """How many parts of each table would be read."""
+        return Counter(part.table.name for part in self.changed if part.table)
+
+
+def describe_preview(preview: Preview) -> Iterator[str]:
+    """It in words, tables in the order in which they are begun."""
+    plan, changed = preview.plan, preview.parts_to_read()
     parts = Counter(part.table.name for part in plan.parts if part.table)
     for name, number in parts.items():
         table = next(item for item in plan.tables if item.name == name)
         pieces = f"{number} part{'' if number == 1 else 's'}"
-        yield f"{name}: about {table.estimated_rows:,} rows, {table.table_bytes:,} bytes, {pieces}"
+        yield (
+            f"{name}: about {table.estimated_rows:,} rows, {table.table_bytes:,} bytes,"
+            f" {pieces}, {changed[name] or 'none'} to read"
+        )
     if plan.large_objects:
-        yield f"{len(plan.large_objects)} large objects"
+        yield f"{len(plan.large_objects)} large objects, all to read"
     for item in plan.not_kept:
         yield f"not kept: {item.what}: {item.why}"
+    yield (
+        f"to read: {len(preview.changed)} of {len(plan.parts)} parts, about"
+        f" {preview.estimated_bytes:,} of {plan.estimated_bytes:,} bytes"
+    )
 
 
 @dataclass(frozen=True, slots=True)

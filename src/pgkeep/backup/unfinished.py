@@ -57,7 +57,7 @@ class UnfinishedBackup:
         self.problem = ""
         """Why parts could not be noted; the backup itself does not suffer."""
 
-    def parts(self) -> tuple[StoredPart, ...]:
+    def parts(self, *, mend: bool = True) -> tuple[StoredPart, ...]:
         """What is noted, oldest first. Removes a damaged end, so that more can be added."""
         try:
             data = self._path.read_bytes()
@@ -71,7 +71,7 @@ class UnfinishedBackup:
             except (PgkeepError, ValueError):
                 break
             end += _LENGTH_BYTES + len(sealed)
-        if end < len(data):
+        if mend and end < len(data):
             with suppress(OSError):
                 os.truncate(self._path, end)
         return tuple(found)

@@ -15,12 +15,10 @@ Nobody waits for a lock: advisory locks tell which publication is free.
 
 from __future__ import annotations
 
+from pgkeep.postgres import capturing
+from pgkeep.postgres.capturing import CHANGES, ROWS, SCHEMA
 from pgkeep.postgres.ddl import LONGEST_QUERY, PREFIX
 from pgkeep.postgres.replica_identity import HAS_IDENTITY
-
-SCHEMA = "pgkeep"
-ROWS = "pgkeep_rows"
-CHANGES = tuple(f"pgkeep_changes_{number}" for number in range(1, 9))
 
 _LOCK_CLASS = 0x70676B63  # "pgkc": one for each publication of changes
 
@@ -56,10 +54,7 @@ UNKEYED = f"""
      ORDER BY 1, 2"""
 
 CREATE_SCHEMA = f"CREATE SCHEMA {SCHEMA}"
-COMMENT_SCHEMA = (
-    f"COMMENT ON SCHEMA {SCHEMA} IS"
-    " 'pgkeep captures changes with this. To take it away: pgkeep capture --remove'"
-)
+COMMENT_SCHEMA = f"COMMENT ON SCHEMA {SCHEMA} IS '{capturing.COMMENT}'"
 # Any role may write messages. Ours have this behind their prefix, and only capture may know it.
 CREATE_TOKEN = (
     f"CREATE TABLE {SCHEMA}.token AS SELECT pg_catalog.gen_random_uuid()::pg_catalog.text AS value"
@@ -306,10 +301,10 @@ REVOKE EXECUTE ON FUNCTION {SCHEMA}.publish(oid, text, boolean),
     {SCHEMA}.emit(text, text, text, text, jsonb) FROM PUBLIC"""
 
 EVENT_TRIGGERS = {
-    "pgkeep_start": ("ddl_command_start", "on_start"),
-    "pgkeep_command": ("ddl_command_end", "on_command"),
-    "pgkeep_drop": ("sql_drop", "on_drop"),
-    "pgkeep_rewrite": ("table_rewrite", "on_rewrite"),
+    capturing.START: ("ddl_command_start", "on_start"),
+    capturing.COMMAND: ("ddl_command_end", "on_command"),
+    capturing.DROP: ("sql_drop", "on_drop"),
+    capturing.REWRITE: ("table_rewrite", "on_rewrite"),
 }
 
 

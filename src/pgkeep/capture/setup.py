@@ -11,12 +11,13 @@ import psycopg
 from pgkeep.capture import definitions
 from pgkeep.errors import CaptureImpossible
 from pgkeep.model import TableName
+from pgkeep.postgres import capturing
 from pgkeep.postgres.decoded_text import PLUGIN
 from pgkeep.postgres.session import Connection
 from pgkeep.postgres.slot import Slot, SlotState
 
 PUBLISHING = "pgoutput"
-PUBLICATIONS = (definitions.ROWS, *definitions.CHANGES)
+PUBLICATIONS = (capturing.ROWS, *capturing.CHANGES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ def put_in_step(connection: Connection) -> InStep:
 
 def own_prefix(connection: Connection) -> bytes:
     """What the messages of our event triggers begin with, and nobody else's can."""
-    row = connection.execute(f"SELECT value FROM {definitions.SCHEMA}.token".encode()).fetchone()
+    row = connection.execute(f"SELECT value FROM {capturing.SCHEMA}.token".encode()).fetchone()
     return f"{definitions.TOKEN_PREFIX}{row[0] if row else ''}".encode()
 
 

@@ -315,6 +315,14 @@ class Context:
         openers, required = self._openers(kind)
         return Copies(openers, required=required, protect=self.protection())
 
+    def copies_to_look_at(self, kind: Kind) -> Copies:
+        """The configured repositories for a kind, to be asked alone: no place becomes one."""
+        openers: dict[str, Callable[[], Repository]] = {
+            name: partial(Repository.open, name, store)
+            for name, store in self._stores(kind).items()
+        }
+        return Copies(openers, protect=self.protection())
+
     def journal_copies(self, database: str) -> JournalCopies:
         """The configured repositories as what the journal of a database is written to."""
         openers, required = self._openers(Kind.FULL)
@@ -325,17 +333,20 @@ class Context:
 
         A place that is empty becomes a repository.
         """
+        stores = self._stores(kind)
+        return (
+            {name: partial(self._open_to_write, name, store) for name, store in stores.items()},
+            [name for name in stores if self.places()[name].required],
+        )
+
+    def _stores(self, kind: Kind) -> dict[str, Store]:
         places = {name: place for name, place in self.places().items() if kind in place.kinds}
         if not places:
             raise ConfigurationError(
                 f"no repository is configured for {kind} backups",
                 hint=f'Add "{kind}" to the kinds of a repository.',
             )
-        stores = {name: self.open_store(name, place) for name, place in places.items()}
-        return (
-            {name: partial(self._open_to_write, name, store) for name, store in stores.items()},
-            [name for name, place in places.items() if place.required],
-        )
+        return {name: self.open_store(name, place) for name, place in places.items()}
 
     def protection(self) -> dict[str, timedelta]:
         """For how long a backup is to be protected, where that is configured."""

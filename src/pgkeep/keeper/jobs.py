@@ -13,13 +13,13 @@ from pgkeep.keeper.children import Child, Finished, Start
 from pgkeep.keeper.facts import DatabaseFacts
 from pgkeep.keeper.schedule import Due, Job, Past, Task, choose_due
 from pgkeep.keeper.state import KeeperState, Run
+from pgkeep.model import CLOCK_TOLERANCE
 
 _LOCKED = "E065"
 _PROOF_FAILED = "E043"
 # What another try cannot mend, or makes worse: a wrong password, a pooler, a key or a second
 # factor that is missing.
 _FINAL = frozenset({"E011", "E014", "E021", "E050", "E051", "E090"})
-_FUTURE = timedelta(minutes=5)
 _BEFORE_ALL = timedelta(days=36500)
 _INSIST_SECONDS = 60
 
@@ -37,7 +37,9 @@ def known_past(job: Job, past: Past, facts: DatabaseFacts | None, now: datetime)
         found = [one.started for one in facts.drills if one.has_passed]
     else:
         return past
-    times = [one for one in (*found, past.succeeded) if one is not None and one <= now + _FUTURE]
+    times = [
+        one for one in (*found, past.succeeded) if one is not None and one <= now + CLOCK_TOLERANCE
+    ]
     return replace(past, succeeded=max(times, default=None))
 
 

@@ -16,7 +16,7 @@ from pgkeep.config import ObjectivesConfig, WatchConfig
 from pgkeep.keeper.facts import BackupFact, DatabaseFacts, DiskFact
 from pgkeep.keeper.schedule import Job, Past, Task
 from pgkeep.keeper.text import duration, percent, size
-from pgkeep.model import Kind
+from pgkeep.model import CLOCK_TOLERANCE, Kind
 
 _USUAL = 5
 _USUAL_LEAST = 3
@@ -178,7 +178,17 @@ def _backups(about: _About) -> Iterator[Alert]:
             "backup-missing", f"there is no backup of {name}", f"pgkeep backup {name}"
         )
         return
-    age = about.now - one.backups_with_rows[0].started
+    ahead = [it for it in one.backups_with_rows if it.started > about.now + CLOCK_TOLERANCE]
+    if ahead:
+        yield about.warning(
+            "clock",
+            f"backup {ahead[0].backup} of {name} is from the future, so a clock was wrong then, or"
+            " is wrong here",
+            f"pgkeep show {name} {ahead[0].backup}",
+        )
+    known = [it for it in one.backups_with_rows if it not in ahead]
+    # If all are from the future, the oldest of them is the least wrong.
+    age = about.now - (known[0] if known else ahead[-1]).started
     if one.loss_window is None and age > timedelta(hours=about.promised.manual_rpo_hours):
         yield about.critical(
             "backup-old",

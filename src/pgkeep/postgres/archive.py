@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Literal
 
@@ -153,15 +153,16 @@ def leave_out_extensions(
 
     What the text of a function's body names is not in an archive's dependencies.
     """
-    links = _Links(archive)
-    doomed = links.dependents(
-        entry.dump_id
-        for entry in archive.entries
-        if (entry.kind == "EXTENSION" and entry.tag in names) or entry.dump_id in besides
-    )
-    left = [entry for entry in archive.entries if entry.dump_id not in doomed]
+    missing = {e.dump_id for e in archive.entries if e.kind == "EXTENSION" and e.tag in names}
+    left = leave_out(archive, missing | set(besides)).entries
     tables = frozenset((e.namespace, e.tag) for e in left if e.kind in _TABLES)
     return Selection(frozenset(entry.dump_id for entry in left), tables)
+
+
+def leave_out(archive: Archive, numbers: Iterable[int]) -> Archive:
+    """The archive without these entries (dump ids), and without what needs or is about them."""
+    doomed = _Links(archive).dependents(numbers)
+    return replace(archive, entries=tuple(e for e in archive.entries if e.dump_id not in doomed))
 
 
 def left_out_of(archive: Archive, selection: Selection) -> tuple[Entry, ...]:

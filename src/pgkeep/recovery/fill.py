@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -122,6 +122,10 @@ class _Group:
         return TableProof(self.name, self.stored, restored)
 
 
+def _is_constraint(index: Entry) -> bool:
+    return index.kind == "CONSTRAINT"
+
+
 def _groups(tables: Iterable[TableRestore]) -> list[_Group]:
     found: dict[TableName, _Group] = {}
     for table in tables:
@@ -219,15 +223,31 @@ class _Filling:
         return [task for table in group.tables for task in self._once_full(table)]
 
     def _once_full(self, table: _Table) -> Iterator[Task]:
+        yield from self._constraints(table, [e for e in table.plan.indexes if _is_constraint(e)])
+
+    def _constraints(self, table: _Table, entries: Sequence[Entry]) -> Iterator[Task]:
+        """Keys, one after the other; then other indexes side by side, and the comparison.
+
+        To add a key locks everybody out: with it under way, whatever else this table needs would
+        only wait, and keep a thread from another table.
+        """
+        if entries:
+            build = partial(self._build, table, entries[0])
+            then = partial(self._constraints, table, entries[1:])
+            yield self._index_task(table, entries[0], lambda: [*build(), *then()])
+            return
         for entry in table.plan.indexes:
-            weight = table.plan.index_weight(entry)
-            yield Task(table.rank, Urgency.INDEX, -weight, partial(self._index, table, entry))
+            if not _is_constraint(entry):
+                yield self._index_task(table, entry, partial(self._build, table, entry))
         if table.plan.where:
             return
         size = table.plan.source.text_bytes
         yield Task(table.rank, Urgency.COMPARE, -size, partial(self._read_back, table))
 
-    def _index(self, table: _Table, entry: Entry) -> Iterable[Task]:
+    def _index_task(self, table: _Table, entry: Entry, run: Callable[[], Iterable[Task]]) -> Task:
+        return Task(table.rank, Urgency.INDEX, -table.plan.index_weight(entry), run)
+
+    def _build(self, table: _Table, entry: Entry) -> Iterable[Task]:
         run = self._run
         script = script_from_archive(
             run.programs,

@@ -21,6 +21,7 @@ from pgkeep.events import Noticed, Reporter, StageBegan, StageEnded
 from pgkeep.model import Part, StoredObject, TableName
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.archive import Archive, Entry, Selection, left_out_of, read_archive
+from pgkeep.postgres.capturing import definitions_without_capture, rows_without_capture
 from pgkeep.postgres.dumping import dump_schema
 from pgkeep.postgres.session import Connection, connect, lost_since, server_major, translated
 from pgkeep.postgres.statements import DROP_PUBLIC
@@ -49,6 +50,7 @@ def restore(request: RestoreRequest, reporter: Reporter) -> RestoreResult:
     _refuse_replay_of_less(request, scope)
     archive_bytes = schema_archive(request, scope)
     archive = read_archive(archive_bytes) if archive_bytes else None
+    request, archive = _without_capture(request, archive)
     plan = plan_restore(request.contents, archive, scope)
     missing = _check_objects(request, plan, reporter)
     with closing(connect(request.target)) as connection, translated(request.target):
@@ -131,7 +133,16 @@ def plan_only(request: RestoreRequest) -> RestorePlan:
     scope = check_scope(request.scope, request.manifest.kind)
     archive_bytes = schema_archive(request, scope)
     archive = read_archive(archive_bytes) if archive_bytes else None
+    request, archive = _without_capture(request, archive)
     return plan_restore(request.contents, archive, scope)
+
+
+def _without_capture(
+    request: RestoreRequest, archive: Archive | None
+) -> tuple[RestoreRequest, Archive | None]:
+    """What capture made in the source is of no use in another database."""
+    archive = definitions_without_capture(archive) if archive is not None else None
+    return replace(request, contents=rows_without_capture(request.contents)), archive
 
 
 def describe_plan(request: RestoreRequest, plan: RestorePlan) -> Iterator[str]:

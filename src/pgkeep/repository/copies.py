@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -20,6 +20,7 @@ from pgkeep.errors import (
     DamagedObject,
     ManifestInvalid,
     PgkeepError,
+    RepositoryMissing,
     StoreError,
     StoreUnavailable,
 )
@@ -133,6 +134,14 @@ class Copies:
             lane = _Lane(repository, self._patience, alone=len(self._openers) == 1)
             stack.callback(lane.close)
             self._lanes[name] = lane
+
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """Open those that are there, to be asked and no more: nothing is made or locked."""
+        for name, opener in self._openers.items():
+            with self._falling_behind(name), suppress(RepositoryMissing):
+                self._lanes[name] = _Lane(opener(), self._patience, alone=True)
+        yield
 
     def prepare(self, epoch: Epoch, signer: PublicSigner, now: datetime) -> None:
         """See `Repository.prepare`. What all backups need stays locked for as long as they do."""

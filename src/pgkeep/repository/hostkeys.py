@@ -121,8 +121,7 @@ class HostKeys:
                 hint="Run pgkeep init, or set encryption.recipients to a public key (age1...).",
             )
         operators = Recipients.find(recipients, gpg_home)
-        wanted = sha256("\n".join(operators.names).encode()).hexdigest()
-        path = self._folder / "epoch.json"
+        wanted, path = _made_for(operators), self._folder / "epoch.json"
         current = _load_epoch(path, wanted, now)
         if current is not None:
             return current
@@ -138,6 +137,13 @@ class HostKeys:
         document["check"] = _epoch_check(document)
         self._write(path, json.dumps(document).encode())
         return epoch
+
+    def existing_epoch(
+        self, recipients: Sequence[str], *, now: datetime, gpg_home: Path | None = None
+    ) -> Epoch | None:
+        """The current epoch for exactly these recipients, if there is one; none is made."""
+        wanted = _made_for(Recipients.find(recipients, gpg_home))
+        return _load_epoch(self._folder / "epoch.json", wanted, now)
 
     def _read_or_make(self, path: Path, make: Callable[[], bytes]) -> bytes:
         try:
@@ -204,6 +210,10 @@ def _identity_in(data: bytes, path: Path) -> X25519Identity:
         if line and not line.startswith("#"):
             return X25519Identity.parse(line)
     raise KeyUnusable(f"there is no key in {str(path)!r}")
+
+
+def _made_for(operators: Recipients) -> str:
+    return sha256("\n".join(operators.names).encode()).hexdigest()
 
 
 def _epoch_check(document: dict[str, str]) -> str:

@@ -29,7 +29,17 @@ from pgkeep.errors import (
     StoreAccessDenied,
     StoreError,
 )
-from pgkeep.model import FORMAT, RESERVED_FOLDERS, Contents, Kind, Manifest, StoredObject, Tier
+from pgkeep.model import (
+    CLOCK_TOLERANCE,
+    FORMAT,
+    RESERVED_FOLDERS,
+    BackupId,
+    Contents,
+    Kind,
+    Manifest,
+    StoredObject,
+    Tier,
+)
 from pgkeep.repository.hostkeys import Epoch
 from pgkeep.repository.instructions import RESTORE_TEXT
 from pgkeep.repository.manifests import dump_manifest, load_contents, load_manifest
@@ -64,11 +74,27 @@ def merge_listings(listings: Sequence[Listing]) -> Listing:
     """Each backup once, newest first, whichever repositories have it."""
     backups = {manifest.backup: manifest for listing in listings for manifest in listing.backups}
     problems = [problem for listing in listings for problem in listing.problems]
-    return Listing(_newest_first(backups.values()), tuple(problems))
+    return Listing(newest_first(backups.values()), tuple(problems))
 
 
-def _newest_first(manifests: Iterable[Manifest]) -> tuple[Manifest, ...]:
-    return tuple(sorted(manifests, key=lambda one: (one.started, one.backup), reverse=True))
+def newest_first(manifests: Iterable[Manifest]) -> tuple[Manifest, ...]:
+    """By the time at which each began, but never before one that its host made earlier.
+
+    A host numbers the backups of a database. If its clock was ahead for one of them, that one is
+    no younger than the next.
+    """
+    chains: dict[tuple[str, str], list[Manifest]] = {}
+    for manifest in manifests:
+        chains.setdefault((manifest.database, manifest.host), []).append(manifest)
+    placed: list[tuple[datetime, int, BackupId, Manifest]] = []
+    for chain in chains.values():
+        chain.sort(key=lambda one: (one.sequence, one.started), reverse=True)
+        latest = chain[0].started
+        for one in chain:
+            latest = min(latest, one.started)
+            placed.append((latest, one.sequence, one.backup, one))
+    placed.sort(key=lambda place: place[:3], reverse=True)
+    return tuple(manifest for *_, manifest in placed)
 
 
 class Repository:
@@ -236,16 +262,20 @@ class Repository:
         return self._listing(list(self._manifest_paths(database)), trusted)
 
     def newest_backups(
-        self, trusted: Callable[[], Sequence[PublicSigner]], database: str
+        self, trusted: Callable[[], Sequence[PublicSigner]], database: str, now: datetime
     ) -> Listing:
         """The last few, by their ids: enough to go on from, however many there are.
 
-        Those filed as schemas apart: there may be many of them for one that has rows.
+        Those filed as schemas apart: there may be many of them for one that has rows. Those with
+        ids of the future apart too: a clock that was ahead must not hide what came after.
         """
-        paths = sorted(self._manifest_paths(database), key=lambda path: path.split("/")[-2])
-        schemas = [path for path in paths if path.split("/")[1] == Tier.SCHEMA]
-        others = [path for path in paths if path.split("/")[1] != Tier.SCHEMA]
-        return self._listing([*schemas[-_NEWEST:], *others[-_NEWEST:]], trusted)
+        soonest = BackupId.begin(now + CLOCK_TOLERANCE)
+        kinds: dict[tuple[bool, bool], list[str]] = {}
+        for path in sorted(self._manifest_paths(database), key=lambda path: path.split("/")[-2]):
+            folders = path.split("/")
+            kind = (folders[1] == Tier.SCHEMA, folders[-2] > soonest)
+            kinds.setdefault(kind, []).append(path)
+        return self._listing([one for some in kinds.values() for one in some[-_NEWEST:]], trusted)
 
     def _listing(
         self, paths: Sequence[str], trusted: Callable[[], Sequence[PublicSigner]]
@@ -258,7 +288,7 @@ class Repository:
                 found.append(self._checked_manifest(path, signers))
             except PgkeepError as exc:
                 problems.append(exc)
-        return Listing(_newest_first(found), tuple(problems))
+        return Listing(newest_first(found), tuple(problems))
 
     def contents(self, manifest: Manifest, identities: Sequence[X25519Identity]) -> Contents:
         """The sealed table of contents of a backup, from here alone."""

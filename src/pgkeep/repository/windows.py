@@ -50,6 +50,26 @@ def reach(backups: Sequence[Manifest], runs: Sequence[Run]) -> Reach:
     return Reach(windows, tuple(alone), covered)
 
 
+def owed(backups: Sequence[Manifest], runs: Sequence[Run]) -> tuple[Kind, ...]:
+    """The backups that the newest stretch of the journal waits for, of one database.
+
+    A full one, so that it leads anywhere; and after a schema change one of the schema and a full
+    one. Told from what is stored: whoever wanted them may have been killed.
+    """
+    run = max(runs, key=lambda one: one.age, default=None)
+    if run is None:
+        return ()
+    full = max((one.started for one in backups if one.kind is Kind.FULL), default=None)
+    schema = max((one.started for one in backups if one.kind.has_schema), default=None)
+    changes = [one.covered for one in run.segments if one.changes_schema]
+    wanted = []
+    if changes and (schema is None or schema <= changes[-1]):
+        wanted.append(Kind.SCHEMA)
+    if full is None or full < run.begins or (changes and full <= changes[-1]):
+        wanted.append(Kind.FULL)
+    return tuple(wanted)
+
+
 def _window(backup: Manifest, run: Run) -> Window | None:
     """What a backup and a run open: up to the first schema change that cannot be done again.
 

@@ -12,6 +12,7 @@ import os
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
@@ -75,7 +76,7 @@ class X25519Identity:
         """Reads `AGE-SECRET-KEY-1...`. KeyUnusable if it is anything else."""
         return cls(_decode_key(_IDENTITY_PREFIX, text, "an age identity"))
 
-    @property
+    @cached_property  # asked for with each part
     def recipient(self) -> X25519Recipient:
         private = X25519PrivateKey.from_private_bytes(self.secret)
         return X25519Recipient(private.public_key().public_bytes_raw())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import pyrage  # type: ignore[import-untyped]  # it ships without types
@@ -279,7 +280,7 @@ class EpochKey:
 
     recipient: X25519Recipient
 
-    @property
+    @cached_property  # asked for with each part
     def id(self) -> str:
         """The first 16 hexadecimal digits of the SHA-256 of the recipient's text."""
         return hashlib.sha256(str(self.recipient).encode("ascii")).hexdigest()[:16]

@@ -8,7 +8,7 @@ from pgkeep.sealing import zstd
 from pgkeep.sealing.age import AgeWriter, Sink, X25519Identity, X25519Recipient, open_sealed
 
 # What the compressor gets at once, which bounds what it returns at once.
-_SLICE_BYTES = 1024 * 1024
+_SLICE_BYTES = 2 * 1024 * 1024
 
 
 class Sealer:

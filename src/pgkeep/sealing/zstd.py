@@ -9,6 +9,7 @@ a time.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import zstandard
 
@@ -25,9 +26,56 @@ _CONTENT_SIZE_BYTES = (0, 2, 4, 8)
 _DICTIONARY_ID_BYTES = (0, 1, 2, 4)
 
 
-def compressor(level: int) -> zstandard.ZstdCompressionObj:
-    """One frame, with a checksum of the content; it is whole once it was flushed."""
-    return zstandard.ZstdCompressor(level=level, write_checksum=True).compressobj()
+# What level 1 and those below it see at once is small, so a frame of its own for each piece costs
+# nothing, and to compress what lies in one place takes 8 % less time than a stream.
+_FRAME_BYTES = 1024 * 1024
+# A table of 32 KiB stays in the processor's nearest cache: 7 % less time, and as small a result
+# (docs/decisions.md).
+_HASH_LOG = 13
+
+
+class Compressor(Protocol):
+    """What is compressed is whole once it was flushed."""
+
+    def compress(self, data: memoryview, /) -> bytes: ...
+    def flush(self) -> bytes: ...
+
+
+def compressor(level: int) -> Compressor:
+    """One frame or several, each with a checksum of its content."""
+    if level == 0 or level > 1:  # 0 is the library's word for 3
+        return zstandard.ZstdCompressor(level=level, write_checksum=True).compressobj()
+    return _FrameByFrame(level)
+
+
+class _FrameByFrame:
+    """Frames of 1 MiB or somewhat more, each made at once."""
+
+    def __init__(self, level: int) -> None:
+        parameters = zstandard.ZstdCompressionParameters.from_level(
+            level, hash_log=_HASH_LOG, write_checksum=True
+        )
+        self._library = zstandard.ZstdCompressor(compression_params=parameters)
+        self._held = bytearray()
+        self._is_empty = True
+
+    def compress(self, data: memoryview) -> bytes:
+        if not self._held and len(data) >= _FRAME_BYTES:
+            return self._frame(data)
+        self._held += data
+        return self._take_held() if len(self._held) >= _FRAME_BYTES else b""
+
+    def flush(self) -> bytes:
+        """The last frame: no content at all is one too."""
+        return self._take_held() if self._held or self._is_empty else b""
+
+    def _take_held(self) -> bytes:
+        held, self._held = self._held, bytearray()
+        return self._frame(held)
+
+    def _frame(self, data: bytearray | memoryview) -> bytes:
+        self._is_empty = False
+        return self._library.compress(data)
 
 
 def decompress(pieces: Iterator[bytes]) -> Iterator[bytes]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import rich_click as click
 from rich.markup import escape
 from rich.table import Table
 
-from pgkeep.backup.backup import BackupResult, back_up, plan_only
-from pgkeep.backup.plan import BackupPlan, describe_plan
+from pgkeep.backup.backup import BackupResult, back_up, preview
+from pgkeep.backup.plan import Preview, describe_preview
 from pgkeep.cli import words
 from pgkeep.cli.agreed import tend_to_factors
 from pgkeep.cli.backing_up import backup_request
@@ -59,7 +60,8 @@ def backup(
     context.warn_of_same_project(database, request.address)
     with context.reporter() as reporter:
         if dry_run:
-            _show_plan(context, database, plan_only(request))
+            looked_at = replace(request, copies=context.copies_to_look_at(chosen))
+            _show_preview(context, database, preview(looked_at, reporter))
             return ExitCode.DONE
         result = back_up(request, reporter)
     tend_to_factors(context)
@@ -72,15 +74,16 @@ def backup(
     return ExitCode.ATTENTION if attention else ExitCode.DONE
 
 
-def _show_plan(context: Context, database: str, plan: BackupPlan) -> None:
+def _show_preview(context: Context, database: str, found: Preview) -> None:
     if context.as_json:
-        context.answer(_plan_document(database, plan))
+        context.answer(_preview_document(database, found))
         return
-    for line in describe_plan(plan):
+    for line in describe_preview(found):
         context.out.print(escape(line))
 
 
-def _plan_document(database: str, plan: BackupPlan) -> dict[str, object]:
+def _preview_document(database: str, found: Preview) -> dict[str, object]:
+    plan, to_read = found.plan, found.parts_to_read()
     parts = Counter(part.table.name for part in plan.parts if part.table)
     return {
         "dry_run": True,
@@ -88,6 +91,9 @@ def _plan_document(database: str, plan: BackupPlan) -> dict[str, object]:
         "kind": plan.kind.value,
         "estimated_rows": plan.estimated_rows,
         "estimated_bytes": plan.estimated_bytes,
+        "estimated_read_bytes": found.estimated_bytes,
+        "parts": len(plan.parts),
+        "parts_to_read": len(found.changed),
         "tables": [
             {
                 "schema": table.name.schema,
@@ -95,6 +101,7 @@ def _plan_document(database: str, plan: BackupPlan) -> dict[str, object]:
                 "estimated_rows": table.estimated_rows,
                 "table_bytes": table.table_bytes,
                 "parts": parts[table.name],
+                "parts_to_read": to_read[table.name],
             }
             for table in plan.tables
         ],

@@ -23,6 +23,9 @@ from pgkeep.cli.options import command_options, refuse_together
 from pgkeep.errors import AuthenticationFailed, ExitCode, PgkeepError, UsageError
 from pgkeep.events import Silent
 from pgkeep.model import Kind, Tier
+from pgkeep.repository.journal import Journal, runs
+from pgkeep.repository.repository import merge_listings
+from pgkeep.repository.windows import owed
 
 _SETTLE_SECONDS = 3.0
 _AGAIN_SECONDS = 30.0
@@ -183,10 +186,9 @@ class _Telling:
     def begun(self, begun: Begun) -> None:
         if begun.without_identity:
             self.needs_attention = True
-        if begun.is_new_chain:
-            self._new_chain = True
-            if self._backups is not None:
-                self._backups.want(Kind.FULL)
+        self._new_chain = self._new_chain or begun.is_new_chain
+        if self._backups is not None:
+            self._backups.want_what_is_owed()
 
     def captured(self, captured: Captured) -> None:
         self._latest = captured
@@ -264,6 +266,19 @@ class _Backups:
                 self._thread = threading.Thread(target=self._run, daemon=True)
                 self._thread.start()
             self._changed.notify_all()
+
+    def want_what_is_owed(self) -> None:
+        """What the journal waits for; a capture that was killed may have waited for it too."""
+        context, database = self._context, self._database
+        try:
+            repositories = context.repositories()
+            names = [name for one in repositories for name in Journal(one.store, database).names()]
+            listings = context.listings(repositories, database)
+        except PgkeepError as exc:
+            context.warn(f"whether a backup is due could not be found out: {exc.message}")
+            return
+        for kind in owed(merge_listings(tuple(listings.values())).backups, runs(names)):
+            self.want(kind)
 
     def make_what_is_wanted(self) -> None:
         """Wait until all are made; the first error is raised."""

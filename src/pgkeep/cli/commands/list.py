@@ -15,7 +15,7 @@ from pgkeep.cli.managed import list_platform
 from pgkeep.cli.options import command_options
 from pgkeep.errors import ExitCode, PgkeepError, UsageError
 from pgkeep.model import Manifest
-from pgkeep.repository.repository import Repository
+from pgkeep.repository.repository import Repository, newest_first
 
 
 @click.command("list")
@@ -48,7 +48,7 @@ def list_backups(
         for manifest in listing.backups:
             manifests.setdefault(manifest.backup, manifest)
             where.setdefault(manifest.backup, []).append(name)
-    found = sorted(manifests.values(), key=lambda manifest: manifest.started, reverse=True)
+    found = newest_first(manifests.values())
     if context.as_json:
         context.answer(
             [
@@ -81,7 +81,7 @@ def _refuse_unknown(context: Context, database: str, repositories: Sequence[Repo
         )
 
 
-def _lines(found: list[Manifest], where: dict[str, list[str]], now: datetime) -> Iterator[str]:
+def _lines(found: Sequence[Manifest], where: dict[str, list[str]], now: datetime) -> Iterator[str]:
     """Two lines a backup, under a heading for each database: whole on a narrow terminal too."""
     for database in sorted({manifest.database for manifest in found}):
         yield f"[bold cyan]{database}[/]"

@@ -63,8 +63,9 @@ class DatabaseStatus:
 
     def objectives(self, promised: ObjectivesConfig, now: datetime) -> tuple[Objective, ...]:
         """What was promised beside what was measured."""
-        with_data = [one for one in self.listing.backups if one.kind.has_data]
-        with_schema = [one for one in self.listing.backups if one.kind.has_schema]
+        known = [one for one in self.listing.backups if not one.is_ahead_of(now)]
+        with_data = [one for one in known if one.kind.has_data]
+        with_schema = [one for one in known if one.kind.has_schema]
         facts = Facts(
             now,
             next(iter(with_data), None),
@@ -84,6 +85,10 @@ class DatabaseStatus:
     def newest(self) -> dict[Kind, Manifest]:
         return {one.kind: one for one in reversed(self.listing.backups)}
 
+    def is_ahead(self, now: datetime) -> bool:
+        """Whether a backup seems to come from the future."""
+        return any(one.is_ahead_of(now) for one in self.listing.backups)
+
     @property
     def captures(self) -> bool:
         """Whether changes are or were captured."""
@@ -100,6 +105,7 @@ class DatabaseStatus:
         return bool(
             self.listing.problems
             or not self.listing.backups
+            or self.is_ahead(now)
             or any(self.lacking.values())
             or (self.drills and self.drills[0].outcome is Outcome.FAILED)
             or (behind is not None and behind > _LONG)
@@ -197,6 +203,12 @@ def _show(context: Context, one: DatabaseStatus, now: datetime) -> None:
         out.print(f"  {kind:<12} {manifest.backup}  {words.age(manifest.started, now)}")
     if not one.newest:
         out.print(f"  [bold red]no backup[/]   run: pgkeep backup {escape(one.name)}")
+    for manifest in one.listing.backups:
+        if manifest.is_ahead_of(now):
+            out.print(
+                f"  [yellow]![/] {manifest.backup} is from the future: a clock was wrong on"
+                f" {escape(manifest.host)} then, or is wrong here"
+            )
     for problem in one.listing.problems:
         out.print(f"  [red]✗[/] {escape(problem.message)}")
     _show_reach(context, one, now)
