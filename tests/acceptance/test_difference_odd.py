@@ -11,6 +11,7 @@ import pytest
 
 from comparison import load_statements
 from conftest import Workbench
+from pgkeep.postgres.server import ScratchServer
 
 NewDatabase = Callable[[], str]
 Rows = list[tuple[object, ...]]
@@ -319,6 +320,28 @@ def test_rows_that_break_a_constraint_that_is_not_valid_come_back(
     assert there.rows("SELECT * FROM recovered.t ORDER BY 1") == [(1, -1), (2, 2)]
     there.put_back()
     assert there.diff() == {"public.t": (0, 0, 0)}
+
+
+def test_a_row_without_what_must_not_be_missing_from_now_on_comes_back(
+    workbench: Workbench, servers: Callable[[int], ScratchServer]
+) -> None:
+    """Since PostgreSQL 18 NOT NULL may be NOT VALID."""
+    server = servers(18)
+    server.create_database("not_null")
+    url = server.url("not_null")
+    try:
+        load_statements(
+            url,
+            ("CREATE TABLE t (id int PRIMARY KEY, v int)", "INSERT INTO t VALUES (1, NULL)",
+             "ALTER TABLE t ADD CONSTRAINT later NOT NULL v NOT VALID"),
+        )  # fmt: skip
+        workbench.init(url)
+        workbench.pgkeep("backup", "shop")
+        there = Shop(workbench, url)
+        there.restore("t")
+        assert there.diff() == {"public.t": (0, 0, 0)}
+    finally:
+        server.drop_database("not_null")
 
 
 def test_triggers_of_a_partition_are_off_too(shop: Callable[..., Shop]) -> None:

@@ -7,6 +7,7 @@ import re
 import resource
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -379,29 +380,32 @@ def test_a_drill_that_is_under_way_is_let_be(
     assert finished(first).code == 0
 
 
+@pytest.fixture
+def scratch_folder() -> Iterator[Path]:
+    """A folder for scratch servers that whoever runs them may enter."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_scratch_server_does_not_outlive_a_drill(
-    workbench: Workbench, shop: str, number: signal.Signals, tmp_path: Path
+    workbench: Workbench, shop: str, number: signal.Signals, scratch_folder: Path
 ) -> None:
     hang = MAIN.replace(
         "main()",
-        "import time, pgkeep.recovery.restore as r; real = r.dump_schema;"
+        "import time, pgkeep.recovery.restore as r;"
         " r.fill = lambda *_: (print('here', flush=True), time.sleep(600)); main()",
     )
-    workbench.monkeypatch.setenv("TMPDIR", "/tmp")
-    before = scratch_directories()
+    workbench.monkeypatch.setenv("TMPDIR", str(scratch_folder))
     process = start(workbench, "drill", "shop", code=hang)
     assert process.stdout is not None
     assert process.stdout.readline() == "here\n"
-    made = scratch_directories() - before
-    assert made
+    assert list(scratch_folder.glob("pgkeep-server-*"))
     process.send_signal(number)
     assert finished(process).code in (128 + number, -number)
-    wait_until(lambda: not made & scratch_directories(), "the server's folder is gone")
-
-
-def scratch_directories() -> set[Path]:
-    return {*Path("/tmp").glob("pgkeep-server-*")}
+    wait_until(lambda: not list(scratch_folder.iterdir()), "the server's folder is gone")
 
 
 def test_a_locale_of_another_provider_is_that_of_the_drill(

@@ -116,7 +116,9 @@ _RELATIONS: LiteralString = (
 
 _COLUMNS: LiteralString = """
     SELECT a.attrelid::int8, a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod),
-           a.attnotnull,
+           a.attnotnull AND NOT EXISTS (  -- since PostgreSQL 18 it may be NOT VALID
+             SELECT FROM pg_catalog.pg_constraint k WHERE k.conrelid = a.attrelid
+                AND k.contype = 'n' AND k.conkey[1] = a.attnum AND NOT k.convalidated),
            CASE WHEN a.attcollation <> 0 AND a.attcollation <> t.typcollation
                 THEN pg_catalog.quote_ident(cn.nspname) || '.' || pg_catalog.quote_ident(o.collname)
                 ELSE '' END,
