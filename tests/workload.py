@@ -173,6 +173,14 @@ def picture(connection: psycopg.Connection) -> str:
     return "\n".join(f"{names[at]} {digest}" for at, digest in rows)
 
 
+def table_digest(connection: psycopg.Connection, name: str) -> str:
+    """The digest of one table, as in `picture`."""
+    connection.execute(_SETTINGS.encode())
+    row = connection.execute(f"{_DIGEST} FROM {name} t".encode()).fetchone()
+    assert row is not None
+    return str(row[0])
+
+
 @dataclass(frozen=True)
 class Commit:
     """What is known of a transaction once it has committed."""

@@ -40,7 +40,7 @@ from pgkeep.recovery.onward import Onward, quiet_session
 from pgkeep.recovery.replay import Replayer, replay
 from pgkeep.repository.journal_copies import JournalCopies
 from pgkeep.repository.repository import open_contents
-from workload import Commit, Workload, picture
+from workload import Commit, Workload, picture, table_digest
 
 TRANSACTIONS = int(os.environ.get("PGKEEP_TEST_TRANSACTIONS", "300"))
 SEED = int(os.environ.get("PGKEEP_TEST_SEED", "0")) or secrets.randbits(32)
@@ -75,7 +75,7 @@ def history(
     few_rights: bool,
 ) -> Iterator[History]:
     server = servers(major)
-    with databases(server, "pitr_source", "pitr_target") as (source, target):
+    with databases(server, "pitr_source", "pitr_target", "pitr_alone") as (source, target, _):
         workbench.init(source)
         workload = Workload(source, random.Random(seed))
         with closing(workload):
@@ -216,6 +216,72 @@ def test_every_moment_comes_back_as_it_was(history: History, transactions: int, 
         assert_as_it_was(history.target, commit)
 
 
+# --- some tables ----------------------------------------------------------------------------------
+
+SINGLE = (
+    "public.plain", "public.whole", 'public."Größe ""x"" %s"', "public.by_index", "public.numbered",
+    "public.renumbered", "public.hens", "public.audited", "public.deferred", "public.floats",
+    "public.kinds", "public.only_key",
+)  # fmt: skip
+
+
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("seed", [SEED])
+@pytest.mark.parametrize(("major", "few_rights"), [(17, False), (18, True)])
+def test_a_table_comes_back_as_it_was_at_any_moment(history: History, seed: int) -> None:
+    """Alone into an empty database, and beside what is there under another schema."""
+    sys.stderr.write(f"PGKEEP_TEST_SEED={seed}\n")
+    choose = random.Random(seed)
+    history.back_up()
+    history.workload.run(80)
+    history.workload.close_side()
+    history.journal.cut()
+    said = digests(history)
+    restore(history, expect=0)
+    _, before = history.backups[0]
+    for number in range(8):
+        commit = choose.choice(history.workload.commits[before:])
+        table = choose.choice((*SINGLE, "public.days", "public.moods"))
+        options = ["--table", table, "--to", str(commit.xid)]
+        if table in SINGLE and choose.random() < 0.6:
+            schema = f"recovered_{number}"
+            arguments = [*options, "--into-schema", schema, "--target", history.target]
+            done = history.workbench.pgkeep("restore", "shop", *arguments, expect=None)
+            table_there = table.replace("public.", f"{schema}.")
+            assert done.code in (0, 3), done
+            assert digest_of(history.target, table_there) == said[commit.n][table], commit
+        else:
+            done_there = restore_alone(history, *options)
+            assert done_there["proven"]
+            alone = history.target.replace("pitr_target", "pitr_alone")
+            assert digest_of(alone, table) == said[commit.n][table], commit
+
+
+def restore_alone(history: History, *options: str) -> dict[str, Any]:
+    history.server.drop_database("pitr_alone")
+    history.server.create_database("pitr_alone")
+    alone = history.target.replace("pitr_target", "pitr_alone")
+    out = history.workbench.pgkeep(
+        "restore", "shop", "--json", "--target", alone, *options, expect=None
+    )
+    assert out.code in (0, 3), out
+    document = json.loads(out.out)
+    assert isinstance(document, dict)
+    return document
+
+
+def digests(history: History) -> dict[int, dict[str, str]]:
+    """What each transaction has said of each table."""
+    with psycopg.connect(history.source) as connection:
+        rows = connection.execute("SELECT n, digest FROM public.moments").fetchall()
+    return {n: dict(line.rsplit(" ", 1) for line in text.splitlines()) for n, text in rows}
+
+
+def digest_of(url: str, table: str) -> str:
+    with psycopg.connect(url, autocommit=True) as connection:
+        return table_digest(connection, table)
+
+
 # --- schema changes -----------------------------------------------------------------------------
 
 SHOP = (
@@ -296,6 +362,104 @@ def test_plain_schema_changes_are_replayed_between_the_rows(shop: Shop) -> None:
         take_picture(shop.source, dump_options=without),
         take_picture(shop.target, dump_options=without),
     )
+
+
+OF_OTHERS = (
+    "CREATE TABLE copied AS SELECT * FROM notes",
+    "ALTER TABLE copied RENAME TO other",
+    "ALTER TABLE notes ADD COLUMN seen timestamptz DEFAULT now()",
+    "DO $$ BEGIN CREATE TABLE made AS SELECT 1 AS one; END $$",
+    "CREATE TABLE one (id integer); CREATE TABLE two (id integer)",
+    "DROP TABLE one, two",
+    "CREATE VIEW v AS SELECT 1; DROP VIEW v",
+    "CREATE SEQUENCE s; ALTER SEQUENCE s OWNED BY other.what",
+    "CREATE TYPE fresh AS (a int)",
+    "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'; DROP FUNCTION f()",
+)
+
+
+def test_schema_changes_of_others_do_not_stop_the_replay_of_a_table(shop: Shop) -> None:
+    shop.workbench.pgkeep("backup", "shop")
+    for number, statement in enumerate(OF_OTHERS):
+        shop.run(f"UPDATE items SET price = price + {number}, name = name || 'x'", statement)
+    shop.journal.cut()
+    wanted = take_picture(shop.source).rows["public.items"]
+    shop.restore("--to-last-reachable", "--table", "public.items")
+    assert take_picture(shop.target).rows == {"public.items": wanted}
+    shop.restore("--to-last-reachable", "--table", "public.items", "--into-schema", "recovered",
+                 "--where", "id % 10 = 0")  # fmt: skip
+    ids = value(shop.target, "SELECT array_agg(id ORDER BY id) FROM recovered.items")
+    assert ids == list(range(10, 101, 10))
+    shop.workbench.pgkeep("diff", "--target", shop.target)  # rows left out are none that differ
+    assert value(shop.target, "SELECT sum(price) FROM recovered.items") == (
+        value(shop.source, "SELECT sum(price) FROM items WHERE id % 10 = 0")
+    )
+
+
+def test_a_table_beside_the_live_ones_leaves_those_and_their_sequences_alone(shop: Shop) -> None:
+    """What somebody deleted a while ago, next to what there is now, in the live database."""
+    shop.run("CREATE SEQUENCE counter", "CREATE TABLE log (n integer PRIMARY KEY)",
+             "CREATE FUNCTION noted() RETURNS trigger LANGUAGE plpgsql AS"
+             " 'BEGIN INSERT INTO log SELECT count(*) + 1 FROM log; RETURN NULL; END'",
+             "CREATE TRIGGER noted AFTER INSERT ON notes EXECUTE FUNCTION noted()",
+             "ALTER TABLE notes ENABLE ALWAYS TRIGGER noted",
+             "SELECT nextval('counter') FROM generate_series(1, 7)")  # fmt: skip
+    shop.workbench.pgkeep("backup", "shop")
+    shop.run("INSERT INTO items VALUES (500, 'new', 1)")
+    shop.journal.cut()
+    then = shop.journal.end_lsn
+    shop.run("DELETE FROM items WHERE id > 50", "SELECT nextval('counter')")
+    shop.journal.cut()
+    before = take_picture(shop.source)
+    shop.workbench.pgkeep("restore", "shop", "--target", shop.source, "--to", str(then),
+                          "--table", "public.items", "--into-schema", "recovered")  # fmt: skip
+    after = take_picture(shop.source)
+    assert len(after.rows.pop("recovered.items")) == 101
+    assert after.rows == before.rows
+    assert after.sequences == before.sequences
+    assert value(shop.source, "SELECT tgenabled FROM pg_trigger WHERE tgname = 'noted'") == "A"
+    missing = shop.workbench.pgkeep("diff", "--target", shop.source, "--table", "public.items",
+                                    expect=3)  # fmt: skip
+    assert "51" in missing.out
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER TABLE items RENAME TO things",
+        "ALTER TABLE items ALTER COLUMN price TYPE float8",
+        "ALTER TYPE size ADD VALUE 'l'",
+        "DO $$ BEGIN EXECUTE 'ALTER TABLE it' || 'ems RENAME TO things'; END $$",
+        "DROP TABLE items",
+    ],
+)
+def test_a_schema_change_of_the_table_stops_its_replay(shop: Shop, change: str) -> None:
+    shop.workbench.pgkeep("backup", "shop")
+    shop.run("UPDATE items SET name = 'before'")
+    before = take_picture(shop.source).rows["public.items"]
+    shop.run(change)
+    shop.journal.cut()
+    for more in ((), ("--into-schema", "recovered")):
+        stopped = shop.restore(
+            "--to", str(shop.journal.end_lsn), "--table", "public.items", *more, expect=1
+        )
+        assert "[E073] a schema change (" in stopped.err
+    shop.restore("--to-last-reachable", "--table", "public.items")
+    assert take_picture(shop.target).rows["public.items"] == before
+
+
+def test_a_column_that_was_added_to_the_table_comes_along(shop: Shop) -> None:
+    shop.workbench.pgkeep("backup", "shop")
+    shop.run("ALTER TABLE items ADD COLUMN stock integer DEFAULT 7", "UPDATE items SET stock = id")
+    shop.journal.cut()
+    shop.restore("--to-last-reachable", "--table", "public.items")
+    assert (
+        take_picture(shop.target).rows["public.items"]
+        == (take_picture(shop.source).rows["public.items"])
+    )
+    stopped = shop.restore("--to", str(shop.journal.end_lsn), "--table", "public.items",
+                           "--into-schema", "recovered", expect=1)  # fmt: skip
+    assert "[E073]" in stopped.err
 
 
 @pytest.mark.parametrize(

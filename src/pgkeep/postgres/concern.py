@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from functools import partial
 
 from pgkeep.model import TableName
-from pgkeep.postgres.ddl import SchemaChange, Treatment, treatment
+from pgkeep.postgres.ddl import SchemaChange, Treatment, split, treatment
 
 Treat = Callable[[SchemaChange], Treatment]
 """What a replay does when it meets a change."""
@@ -32,6 +32,7 @@ _SAYINGS = ("COMMENT", "GRANT", "REVOKE", "ALTER DEFAULT PRIVILEGES", "SECURITY 
 _FAMILY = re.compile(
     r"\b(rename|attach|detach|inherit|partition|set\s+schema|references)\b", re.IGNORECASE
 )
+_CALLING = frozenset({"DO", "SELECT", "CALL", "EXECUTE", "WITH", "VALUES", "INSERT", "UPDATE"})
 _RENAMES = ("ALTER TABLE", "ALTER SCHEMA")
 
 
@@ -63,14 +64,17 @@ def concerns(change: SchemaChange, tables: Collection[TableName]) -> bool:
     if change.tag == "ALTER SCHEMA":
         return any(_names(table.schema, change.query) for table in tables)
     kinds = {one.type for one in change.objects}
-    if change.tag == "CREATE TABLE":  # it makes a type too
+    if not change.tag.endswith((" TYPE", " DOMAIN")):
+        # Of a table's rows, made and dropped with it. A column of a type that is dropped is told.
         kinds -= {"type", "composite type"}
     return not kinds or not kinds <= _HARMLESS
 
 
 def _is_hidden(change: SchemaChange) -> bool:
-    """Whether the statement itself is not in the text that the client sent: a function has it."""
-    return not re.search(r"\balter\b", change.query, re.IGNORECASE)
+    """Whether the statement itself may not be in the text that the client sent, but in a function
+    that this calls, or be put together there."""
+    firsts = [statement[0].upper() for statement in split(change.query) if statement]
+    return "ALTER" not in firsts or not _CALLING.isdisjoint(firsts)
 
 
 def _names(name: str, text: str) -> bool:

@@ -73,7 +73,7 @@ def restore(request: RestoreRequest, reporter: Reporter) -> RestoreResult:
             with _triggers_quiet(run):
                 filled = fill(run, missing)
             result = _finish(run, filled, roles)
-            if where and result.replayed is not None:
+            if where:
                 _leave_only(run, where)
             if mark is not None and not result.lost and result.proof.holds:
                 if request.when_proven is not None:
@@ -327,9 +327,10 @@ def _define(run: Run) -> tuple[Run, tuple[str, ...]]:
 
 
 def _define_beside(run: Run, schema: str) -> None:
-    for statement in define_beside(
-        schema, run.plan.tables, run.archive, str(run.request.manifest.backup)
-    ):
+    # Which rows will be there in the end is said at once, also if a replay comes before that.
+    tables = [replace(one, where=run.request.scope.where) for one in run.plan.tables]
+    backup = str(run.request.manifest.backup)
+    for statement in define_beside(schema, tables, run.archive, backup):
         run.connection.execute(statement.encode())
 
 
