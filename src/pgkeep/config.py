@@ -533,6 +533,10 @@ class CaptureConfig(_Frozen):
 
     slot: str | None = Field(default=None, pattern=r"^[a-z0-9_]{1,63}$")
     """The name of the replication slot. Not set: `pgkeep_` and the name of the database."""
+    plugin: Literal["pgoutput", "test_decoding"] | None = None
+    """How the slot tells of changes. Not set: `pgoutput` with event triggers, if the role may make
+    those, else `test_decoding`, which needs nothing but the slot, and tells of the updates of other
+    roles' tables too, but is less exact where tables are altered."""
     poll_seconds: float = Field(default=1, gt=0, le=600)
     """How often to ask for changes: together with storing them, this is what can be lost."""
     heartbeat_seconds: float = Field(default=60, gt=0, le=3600)

@@ -76,7 +76,7 @@ class Begun:
 def look(request: CaptureRequest) -> setup.Setup:
     """What `begin_capture` would find and do. Changes nothing."""
     with closing(connect(request.address)) as connection, translated(request.address):
-        return setup.look(connection, _slot(request, connection))
+        return setup.look(connection, _slot(request, connection), request.plugin)
 
 
 def remove(request: CaptureRequest) -> None:
@@ -93,7 +93,7 @@ def begin_capture(request: CaptureRequest, reporter: Reporter) -> Iterator[Begun
         _lock(connection, request)
         slot = _slot(request, connection)
         _guard_session(connection)
-        found = setup.look(connection, slot)
+        found = setup.look(connection, slot, request.plugin)
         if found.slot is not None:  # before anything that may fail: who fails holds back WAL
             _refuse_what_cannot_be_continued(request, slot, found, found.slot)
         left: tuple[str, ...] = ()

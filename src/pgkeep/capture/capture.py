@@ -48,6 +48,8 @@ class CaptureRequest:
     heartbeat: timedelta
     slot_limit_bytes: int
     gpg_home: Path | None = None
+    plugin: str = ""
+    """How the slot is to tell of changes, if that is not left to what the role may do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +192,8 @@ class Capture:
 
     def _keep(self, stretch: Stretch, covered: datetime) -> None:
         """Seal, sign and store a stretch; it is the tip then."""
+        if stretch.transactions and self._source.partly:
+            stretch.add_partly(self._source.partly)
         catalog_digest = self._source.catalog
         if not catalog_digest:
             watch = self._catalog

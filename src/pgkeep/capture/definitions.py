@@ -45,6 +45,16 @@ WITHOUT_IDENTITY = f"""
                                     WHERE pubname = '{ROWS}')))
      ORDER BY 1, 2"""
 
+# Of these, those that only lack a role that may publish them: whose they are.
+OF_OTHERS = f"""
+    SELECT n.nspname, c.relname, pg_catalog.pg_get_userbyid(c.relowner)::text
+      FROM pg_catalog.pg_class c
+      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      LEFT JOIN ({_PUBLISHED}) p ON p.oid = c.oid
+     WHERE {_KEPT} AND {HAS_IDENTITY} AND p.oid IS NULL
+       AND NOT pg_catalog.pg_has_role(c.relowner, 'USAGE')
+     ORDER BY 1, 2"""
+
 # The same where nothing has to be published.
 UNKEYED = f"""
     SELECT n.nspname, c.relname

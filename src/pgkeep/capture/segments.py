@@ -69,6 +69,11 @@ class Stretch:
         document = [[v.name.schema, v.name.name, v.last_value, v.is_called] for v in values]
         self.body += encode_frame(FrameKind.SEQUENCES, 0, 0, json.dumps(document).encode())
 
+    def add_partly(self, tables: Sequence[TableName]) -> None:
+        """Say of which tables this holds no updates and deletes."""
+        document = [[table.schema, table.name] for table in tables]
+        self.body += encode_frame(FrameKind.PARTLY, 0, 0, json.dumps(document).encode())
+
     def _change_schema(self, content: bytes) -> None:
         self.schema_changes += 1
         change = self.changes_of_schema.take(content)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import psycopg
 
@@ -28,6 +28,8 @@ class Setup:
     slot: SlotState | None
     without_identity: tuple[TableName, ...]
     """Tables whose updates and deletes cannot be captured."""
+    of_others: Mapping[TableName, str] = field(default_factory=dict)
+    """Of these, those with a key, which this role may not publish, and the roles whose they are."""
     plugin: str = PUBLISHING
     """How the slot tells of changes: by publications, or, where the role may not make them and
     event triggers, without."""
@@ -47,20 +49,27 @@ class Setup:
         return not self.statements and self.slot is not None and not self.slot.lost
 
 
-def look(connection: Connection, slot: Slot) -> Setup:
+def look(connection: Connection, slot: Slot, plugin: str = "") -> Setup:
     """What has to be done. `CaptureImpossible` where it cannot be.
 
     A slot that is there goes on as it began. Else it is tried, and taken back, whether the role may
-    make publications for all tables and event triggers: platforms lend that right to some.
+    make publications for all tables and event triggers: platforms lend that right to some. Which
+    `plugin` is wanted, if any, decides before that.
     """
     _check_server(connection)
     state = slot.state()
-    if state is None or state.plugin == PUBLISHING:
+    if state is not None and plugin not in ("", state.plugin):
+        raise CaptureImpossible(
+            f"slot {slot.name!r} was made for {state.plugin}, and capture.plugin is {plugin}",
+            hint="Run pgkeep capture --remove, and then capture anew with a backup after it.",
+        )
+    if plugin != PLUGIN and (state is None or state.plugin == PUBLISHING):
         statements = tuple(_missing(connection))
         if state is not None or not statements or _may_make(connection, statements):
-            return Setup(statements, state, tables_without_identity(connection))
+            lacking = tables_without_identity(connection)
+            return Setup(statements, state, lacking, tables_of_others(connection))
     _check_encoding(connection)
-    return Setup((), state, tables_without_identity(connection, PLUGIN), PLUGIN)
+    return Setup((), state, tables_without_identity(connection, PLUGIN), plugin=PLUGIN)
 
 
 def _may_make(connection: Connection, statements: Sequence[str]) -> bool:
@@ -161,6 +170,13 @@ def tables_without_identity(
     query = definitions.WITHOUT_IDENTITY if plugin == PUBLISHING else definitions.UNKEYED
     rows = connection.execute(query.encode()).fetchall()
     return tuple(TableName(schema, name) for schema, name in rows)
+
+
+def tables_of_others(connection: Connection) -> dict[TableName, str]:
+    """Tables whose inserts are captured, and whose updates and deletes are not, since this role is
+    no member of the one that owns them; the owners."""
+    rows = connection.execute(definitions.OF_OTHERS.encode()).fetchall()
+    return {TableName(schema, name): owner for schema, name, owner in rows}
 
 
 def _check_server(connection: Connection) -> None:

@@ -11,7 +11,7 @@ from typing import Protocol
 from pgkeep.capture import setup, shapes
 from pgkeep.capture.translation import Translator
 from pgkeep.errors import SchemaChangedUnseen, SlotLost
-from pgkeep.model import Lsn
+from pgkeep.model import Lsn, TableName
 from pgkeep.postgres.ddl import PREFIX
 from pgkeep.postgres.session import Connection
 from pgkeep.postgres.slot import RawMessage, Slot
@@ -30,6 +30,10 @@ class Source(Protocol):
     @property
     def catalog(self) -> str:
         """A digest of what tables look like, if a journal goes on only as long as that is so."""
+
+    @property
+    def partly(self) -> tuple[TableName, ...]:
+        """Tables of which only inserts are told, though they have what tells rows apart."""
 
     @property
     def left_more(self) -> bool:
@@ -61,6 +65,7 @@ class Published:
         self._slot = slot
         self._publications = setup.publications(connection)
         self.prefix = setup.own_prefix(connection)
+        self.partly = tuple(setup.tables_of_others(connection))
         self.left_more = False
 
     def check(self) -> None:
@@ -80,6 +85,7 @@ class Published:
         found = setup.look(self._connection, self._slot)
         setup.make_ready(self._connection, found)
         now = setup.put_in_step(self._connection)
+        self.partly = tuple(setup.tables_of_others(self._connection))
         if now.repaired or now.left:
             setup.notice(self._connection, (*now.repaired, *now.left))
         return now.repaired
@@ -90,6 +96,8 @@ class Published:
 
 class Decoded:
     """`test_decoding`: nothing in the database but the slot. Less exact where tables change."""
+
+    partly: tuple[TableName, ...] = ()
 
     def __init__(self, connection: Connection, slot: Slot, secret: bytes) -> None:
         """`secret` is what makes our messages ours: no table keeps it."""

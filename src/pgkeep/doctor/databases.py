@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 
-from pgkeep.capture.setup import tables_without_identity
+from pgkeep.capture.setup import tables_of_others, tables_without_identity
 from pgkeep.doctor.traffic import Traffic, traffic_findings
 from pgkeep.errors import AuthenticationFailed, ConnectionFailed, PgkeepError, UnknownHost
 from pgkeep.findings import Finding, Severity
@@ -49,6 +49,8 @@ class DatabaseFacts:
     hidden: tuple[TableName, ...] = ()
     """Tables of which row-level security would hide rows."""
     without_identity: tuple[TableName, ...] = ()
+    of_others: tuple[TableName, ...] = ()
+    """Tables that other roles own: capture may not publish their updates and deletes."""
     extensions: tuple[str, ...] = ()
     traffic: Traffic | None = None
     """Of a hosted database."""
@@ -86,14 +88,19 @@ def _asked(facts: DatabaseFacts, connection: Connection, reads: int) -> Database
         kept = supabase.keep_of(hosting, found, users).relations
     tables = [one for one in kept if one.holds_rows]
     lacking = tables_without_identity(connection)
+    of_others = tables_of_others(connection)
     managed = hosting.schemas if hosting else ()
+    with_rows = {one.name for one in tables}
     return replace(
         facts,
         probe=probe(connection),
         hosting=hosting,
         closed=tuple(one.name for one in tables if not one.readable),
         hidden=tuple(one.name for one in tables if one.readable and one.rows_hidden),
-        without_identity=tuple(one for one in lacking if one.schema not in managed),
+        without_identity=tuple(
+            one for one in lacking if one.schema not in managed and one not in of_others
+        ),
+        of_others=tuple(one for one in of_others if one in with_rows),
         extensions=tuple(catalog.extension_names(connection)),
         traffic=_traffic(connection, kept, reads) if hosting else None,
     )
@@ -188,6 +195,13 @@ def _of_the_tables(facts: DatabaseFacts) -> Iterator[Finding]:
             f"updates and deletes of {_named(facts.without_identity)} are only in backups: no"
             " primary key",
             "Add a primary key, or ALTER TABLE ... REPLICA IDENTITY FULL.",
+        )  # fmt: skip
+    if facts.of_others and facts.captures:
+        yield Finding(
+            Severity.WARNING, facts.about,
+            f"updates and deletes of {_named(facts.of_others)} are only in backups: other roles"
+            " own them",
+            'GRANT the owner to this role, or set capture.plugin to "test_decoding".',
         )  # fmt: skip
     if facts.extensions:
         yield Finding(

@@ -154,7 +154,7 @@ def go_on(
         with onward.triggers_off():
             done = onward.replay(journey)
         onward.set_sequences(done.sequences)
-        not_exact = tuple(onward.not_exact())
+        not_exact = tuple(onward.not_exact(done.partly))
     summary = f"{done.changes:,} changes of {done.transactions:,} transactions"
     reporter.report(StageEnded(STAGE, summary))
     return ReplayResult(
@@ -255,6 +255,11 @@ class Onward:
                 self._set_sequence(name, samples)
 
     def _set_sequence(self, name: TableName, samples: SequenceSamples) -> None:
+        if not self._may_set(name):
+            if name in samples.before or name in samples.after:
+                why = "this role may not set it: as in the target"
+                self._not_exact.append(NotExact(f"sequence {name}", why))
+            return
         found = sequence_state(self._connection, name)
         if found is None:
             return
@@ -270,8 +275,25 @@ class Onward:
         if wanted != found.value:
             self._connection.execute(set_sequence(found.within_bounds(wanted)).encode())
 
-    def not_exact(self) -> Iterator[NotExact]:
-        """What the journal does not carry."""
+    def _may_set(self, name: TableName) -> bool:
+        row = self._connection.execute(
+            "SELECT CASE WHEN pg_catalog.has_schema_privilege(%s, 'USAGE')"
+            " THEN pg_catalog.has_sequence_privilege(%s, 'SELECT')"
+            "  AND pg_catalog.has_sequence_privilege(%s, 'UPDATE') END",
+            (name.schema, name.sql, name.sql),
+        ).fetchone()
+        return bool(row and row[0])
+
+    def not_exact(self, partly: frozenset[TableName]) -> Iterator[NotExact]:
+        """What the journal does not carry; of the tables `partly`, updates and deletes."""
+        for table in sorted(partly):
+            name = self._only.tables.get(table) if self._only is not None else table
+            if name is not None and (table in self._known or self._schema_changed):
+                yield NotExact(
+                    f"table {name}",
+                    "the role that captures is no member of its owner: rows that were changed or"
+                    " deleted after the backup are as in the backup",
+                )
         oids = list(self._without_identity)
         rows = self._connection.execute(_NAMES, (oids,)).fetchall() if oids else []
         for oid, schema, name in rows:

@@ -49,6 +49,8 @@ class Replayed:
     schema_changes: int
     tables: frozenset[TableName]
     sequences: SequenceSamples
+    partly: frozenset[TableName]
+    """Tables of which the journal has no updates and deletes."""
 
 
 class Replayer:
@@ -210,6 +212,7 @@ def replay(journey: Journey, replayer: Replayer) -> Replayed:
         replayer.schema_changes,
         replayer.changed_tables,
         stream.sequences,
+        frozenset(stream.partly),
     )
 
 
@@ -226,6 +229,7 @@ class _Stream:
         self._after_it: dict[TableName, SequenceValue] = {}
         self._set_back: set[TableName] = set()
         self._xid = 0
+        self.partly: set[TableName] = set()
         self.ended = False
         self.sequence = 0
         """The number of the segment that was taken last."""
@@ -255,6 +259,8 @@ class _Stream:
                 # What was sampled before the backup, the backup knows better.
                 if frame.kind == FrameKind.SEQUENCES and end > self._backup_lsn:
                     self._sample(data)
+                if frame.kind == FrameKind.PARTLY and end > self._backup_lsn:
+                    self.partly.update(parse_tables(data))
             elif self.ended:
                 self._take_from_beyond(data)
             elif data[:1] == pgoutput.BEGIN:
@@ -304,6 +310,14 @@ def _ends_a_look(head: Segment) -> bool:
     """Whether capture sampled the sequences for it: of several segments that one look at the slot
     gave, only for the last, which covers more than its last commit."""
     return head.ends_whole and head.covered != head.last_commit
+
+
+def parse_tables(data: bytes) -> Sequence[TableName]:
+    """The tables that a frame names."""
+    try:
+        return [TableName(str(schema), str(name)) for schema, name in json.loads(data)]
+    except (ValueError, TypeError) as exc:
+        raise JournalInvalid("the journal holds a list of tables that cannot be read") from exc
 
 
 def parse_sequences(data: bytes) -> Sequence[SequenceValue]:

@@ -55,6 +55,9 @@ class FrameKind(IntEnum):
     SEQUENCES = 2
     """Where sequences stood at the end of the segment, as JSON: [[schema, name, last_value,
     is_called], ...]. Those that did not move since the last sample of the chain are left out."""
+    PARTLY = 3
+    """Tables whose updates and deletes are not in the segment, though they have a key, as JSON:
+    [[schema, name], ...]."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,7 @@ def capture_request(context: Context, database: str) -> CaptureRequest:
         heartbeat=timedelta(seconds=settings.heartbeat_seconds),
         slot_limit_bytes=int(settings.slot_limit),
         gpg_home=context.gpg_home,
+        plugin=settings.plugin or "",
     )
 
 
@@ -135,7 +136,15 @@ def _show_setup(context: Context, request: CaptureRequest, setup: Setup) -> None
         err.print("  everything is there", style="dim")
     if setup.is_less_exact:
         err.print(f"[yellow]![/] {_LESS_EXACT}")
+    for name, owner in setup.of_others.items():
+        err.print(
+            f"[yellow]![/] table {escape(str(name))} belongs to {escape(owner)}, of which this role"
+            " is no member: its inserts are captured, its updates and deletes are only in backups"
+            f" (GRANT {escape(owner)} TO the role, or set capture.plugin to test_decoding)"
+        )
     for name in setup.without_identity:
+        if name in setup.of_others:
+            continue
         err.print(
             f"[yellow]![/] table {escape(str(name))} has no primary key: its inserts are captured,"
             " its updates and deletes are only in backups"
@@ -153,6 +162,7 @@ def _setup_document(request: CaptureRequest, setup: Setup) -> dict[str, object]:
         "less_exact": setup.is_less_exact,
         "makes_slot": setup.slot is None or setup.slot.lost,
         "without_identity": [str(name) for name in setup.without_identity],
+        "of_others": {str(name): owner for name, owner in setup.of_others.items()},
     }
 
 

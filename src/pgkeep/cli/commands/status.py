@@ -260,7 +260,7 @@ def _show_slot(context: Context, one: DatabaseStatus) -> None:
         )
         out.print(
             f"  [yellow]![/] updates and deletes of {escape(names)}{more} are only in backups"
-            " (no primary key)"
+            " (no primary key, or another owner)"
         )
 
 
