@@ -50,6 +50,7 @@ DOES = (
     change("ALTER TABLE", 'ALTER TABLE "ITEMS" ADD x int', ("table", 'public."ITEMS"')),
     change("ALTER TABLE", "ALTER TABLE items RENAME TO things", ("table", "public.things")),
     change("DROP TABLE", "DROP TABLE orders CASCADE", ("table constraint", "x on public.items")),
+    change("ALTER TABLE", r'ALTER TABLE U&"it\0065ms" RENAME TO gone', ("table", "public.gone")),
     change("ALTER TABLE", "SELECT migrate()", ("table", "public.things"), nested=True),
     change("ALTER SCHEMA", "ALTER SCHEMA public RENAME TO old", ("schema", "old")),
     change("ALTER TYPE", "ALTER TYPE size ADD VALUE 'l'", ("type", "public.size")),
@@ -71,6 +72,17 @@ def test_what_has_nothing_to_do_with_a_table_is_passed_over(one: SchemaChange) -
 def test_what_may_have_to_do_with_it_is_not(one: SchemaChange) -> None:
     assert concerns(one, [ITEMS])
     assert treatment_for([ITEMS], renamed=True)(one) is Treatment.STOP
+
+
+@pytest.mark.parametrize(
+    "query",
+    ['ALTER TABLE "a""b" ALTER n TYPE numeric(9, 0)', 'DROP TABLE "a""b"', "SELECT migrate()"],
+)
+def test_a_quote_within_a_name_hides_no_change_of_its_table(query: str) -> None:
+    table = TableName("public", 'a"b')
+    one = change("DROP TABLE", query, ("table", 'public."a""b"'))
+    assert concerns(one, [table])
+    assert concerns(change("DROP TABLE", query, ("table", table.sql)), [table])
 
 
 def test_a_plain_change_of_the_table_is_done_again_where_it_has_its_name() -> None:

@@ -34,6 +34,8 @@ _FAMILY = re.compile(
 )
 _CALLING = frozenset({"DO", "SELECT", "CALL", "EXECUTE", "WITH", "VALUES", "INSERT", "UPDATE"})
 _RENAMES = ("ALTER TABLE", "ALTER SCHEMA")
+# A quoted name that may be written in numbers of characters.
+_ESCAPED_NAME = re.compile(r'\bu&"', re.IGNORECASE)
 
 
 def treatment_for(tables: Collection[TableName], *, renamed: bool) -> Treat:
@@ -72,11 +74,14 @@ def concerns(change: SchemaChange, tables: Collection[TableName]) -> bool:
 
 def _is_hidden(change: SchemaChange) -> bool:
     """Whether the statement itself may not be in the text that the client sent, but in a function
-    that this calls, or be put together there."""
+    that this calls, or be put together there; or a name in it is not written as it reads."""
+    if _ESCAPED_NAME.search(change.query):
+        return True
     firsts = [statement[0].upper() for statement in split(change.query) if statement]
     return "ALTER" not in firsts or not _CALLING.isdisjoint(firsts)
 
 
 def _names(name: str, text: str) -> bool:
     """Whether a text has that name as a whole, in quotes or not, however it is written."""
-    return re.search(rf"(?<![\w$]){re.escape(name)}(?![\w$])", text, re.IGNORECASE) is not None
+    written = re.escape(name.replace('"', '""'))
+    return re.search(rf"(?<![\w$]){written}(?![\w$])", text, re.IGNORECASE) is not None
