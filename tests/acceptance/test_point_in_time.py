@@ -476,6 +476,28 @@ def test_a_column_that_a_function_generates_is_named_where_its_table_goes_alone(
     assert told not in " ".join((items.out + items.err).split())
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ("ALTER TABLE items RENAME TO things", "UPDATE things SET name = 'x'"),
+        ("DROP TABLE items", "CREATE TABLE items (id integer PRIMARY KEY, name text, price"
+         " numeric)", "INSERT INTO items VALUES (1, 'other', 1)"),
+    ],
+)  # fmt: skip
+def test_a_name_that_means_another_table_stops_its_replay(
+    shop: Shop, changes: tuple[str, ...]
+) -> None:
+    """Also where nothing told of the change."""
+    for name in ("pgkeep_command", "pgkeep_drop"):
+        load_statements(shop.source, (f"ALTER EVENT TRIGGER {name} DISABLE",))
+    shop.workbench.pgkeep("backup", "shop")
+    shop.run(*changes)
+    shop.journal.cut()
+    for more in ((), ("--into-schema", "recovered")):
+        failed = shop.restore("--to-last-reachable", "--table", "public.items", *more, expect=1)
+        assert "[E074] table public.items " in failed.err
+
+
 def test_a_column_that_was_added_to_the_table_comes_along(shop: Shop) -> None:
     shop.workbench.pgkeep("backup", "shop")
     shop.run("ALTER TABLE items ADD COLUMN stock integer DEFAULT 7", "UPDATE items SET stock = id")

@@ -113,6 +113,8 @@ class Only:
     """Some tables by their names in the source, and what they are called here; their sequences."""
 
     tables: Mapping[TableName, TableName]
+    oids: Mapping[int, TableName]
+    """Which table of the source has which oid: a name may come to mean another one."""
     sequences: frozenset[TableName]
 
     def make_findable(self, connection: Connection, relation: Relation, table: TableName) -> None:
@@ -195,8 +197,6 @@ class Onward:
     ) -> None:
         self._connection = connection
         self._only = only
-        self._names: dict[int, TableName] = {}
-        """What the tables were called whose changes were applied, by their oid in the source."""
         self._known = {table.name: table for table in contents.tables}
         self._leaves = Counter(table.load_name for table in contents.tables)
         self._has_large_objects = only is None and bool(contents.large_objects.owners)
@@ -368,19 +368,19 @@ class Onward:
         return found
 
     def _is_wanted(self, relation: Relation) -> bool:
-        """Whether its changes are applied. `ReplayFailed` if it had a name before that was."""
+        """Whether its changes are applied. `ReplayFailed` if names do not mean what they meant."""
         if self._only is None:
             return True
-        before = self._names.get(relation.oid)
+        before = self._only.oids.get(relation.oid)
+        is_named = relation.name in self._only.tables
         if before is not None and before != relation.name:
-            raise ReplayFailed(
-                f"table {before} was renamed to {relation.name}",
-                hint="Restore to an earlier moment, or the whole database.",
-            )
-        if relation.name not in self._only.tables:
-            return False
-        self._names[relation.oid] = relation.name
-        return True
+            why = f"table {before} was renamed to {relation.name}"
+        elif before is None and is_named and self._only.oids:
+            why = f"table {relation.name} is another one than in the backup"
+        else:
+            return is_named
+        hint = "Restore to an earlier moment, or the whole database."
+        raise ReplayFailed(why, hint=hint)
 
     def _is_passed_over(self, name: TableName, known: TableContents | None) -> bool:
         """Whether the rows belong to an extension, which puts them where it wants them."""

@@ -379,7 +379,10 @@ def _only(run: Run) -> Only | None:
     if run.plan.whole:
         return None
     tables = {table.source.name: table.load_name for table in run.plan.tables}
-    return Only(tables, frozenset(value.name for value in run.plan.sequences))
+    entries = run.archive.entries if run.archive is not None else ()
+    names = {e.oid: TableName(e.namespace, e.tag) for e in entries if e.kind == "TABLE"}
+    oids = {oid: name for oid, name in names.items() if name in tables}
+    return Only(tables, oids, frozenset(value.name for value in run.plan.sequences))
 
 
 def _leave_only(run: Run, where: str) -> None:
