@@ -11,7 +11,7 @@ from benchmarks.changes import PART_PAGES, WORKLOADS
 from benchmarks.datasets import Filler
 
 CONTESTS = ("backup", "big-table", "restore", "memory")
-SECTIONS = (*CONTESTS, "s3", "changes", "thirty-days", "capture")
+SECTIONS = (*CONTESTS, "s3", "changes", "thirty-days", "capture", "replay")
 _DESCRIPTION = "pgkeep beside pg_dump and pg_restore, a table of medians and ratios."
 
 

@@ -33,6 +33,7 @@ from benchmarks.datasets import ALL, BIG_TABLE, Built
 from benchmarks.grids import Grid
 from benchmarks.measure import CommandFailed, Measured, measure, postmaster_pid
 from benchmarks.object_stores import object_server
+from benchmarks.replay import ReplaySpeed
 from benchmarks.thirty_days import ThirtyDays
 from pgkeep.postgres.programs import choose_server
 from pgkeep.postgres.server import ScratchServer
@@ -429,6 +430,10 @@ def _changes(arguments: argparse.Namespace, console: Console) -> list[Grid]:
         with _folder() as folder, _server() as server:
             cost = CaptureCost(server, folder, console, arguments.runs)
             more += cost.grids(scale=arguments.scale)
+    if "replay" in arguments.only:
+        with _folder() as folder, _server() as server:
+            speed = ReplaySpeed(server, folder, console, arguments.runs)
+            more.append(speed.grid(scale=arguments.scale))
     return more
 
 
