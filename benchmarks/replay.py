@@ -22,15 +22,15 @@ _DATABASE, _TARGET, _VARIABLE = "replayed", "replay_target", "BENCH_REPLAY_URL"
 # Ten changes in a transaction, as an application makes them; each statement changes one row.
 WORKLOADS = {
     "inserts": "INSERT INTO items (id, a, v) VALUES (10000000 + i, i, md5(i::text))",
-    "updates": "UPDATE items SET a = a + 1 WHERE id = 1 + (i * 7919) % {rows}",
+    "updates": "UPDATE items SET a = a + 1 WHERE id = 1 + (i::bigint * 7919) % {rows}",
     "updates of a long row": "UPDATE items SET v = repeat(md5(i::text), 8)"
-    " WHERE id = 1 + (i * 7919) % {rows}",
+    " WHERE id = 1 + (i::bigint * 7919) % {rows}",
     "deletes": "DELETE FROM items WHERE id = i",
     "in turn": "IF i % 3 = 0 THEN INSERT INTO items (id, a, v) VALUES (10000000 + i, i, 'new');"
-    " ELSIF i % 3 = 1 THEN UPDATE items SET a = -a WHERE id = 1 + (i * 7919) % {rows};"
+    " ELSIF i % 3 = 1 THEN UPDATE items SET a = -a WHERE id = 1 + (i::bigint * 7919) % {rows};"
     " ELSE DELETE FROM items WHERE id = i; END IF",
     "without a key (REPLICA IDENTITY FULL)": "UPDATE whole SET a = a + 1"
-    " WHERE id = 1 + (i * 7919) % {rows}",
+    " WHERE id = 1 + (i::bigint * 7919) % {rows}",
 }
 
 
