@@ -183,10 +183,15 @@ def wait_until_nobody_captures(source: str) -> None:
     wait_until(nobody, "a session of a killed capture is left", seconds=30)
 
 
+# A slot with publications and event triggers, and one that needs neither.
+EITHER_WAY = pytest.mark.parametrize("plugin", ["pgoutput", "test_decoding"])
+
+
+@EITHER_WAY
 def test_killed_at_every_step_no_transaction_is_lost_or_doubled(
-    workbench: Workbench, source: str, reader: JournalReader
+    workbench: Workbench, source: str, reader: JournalReader, plugin: str
 ) -> None:
-    ready(workbench, source)
+    ready(workbench, source, f'plugin = "{plugin}"')
     n, kills, step = 0, 0, 1
     with dying(workbench) as die_at, psycopg.connect(source) as writer:
         while True:
@@ -207,10 +212,11 @@ def test_killed_at_every_step_no_transaction_is_lost_or_doubled(
     assert len({run.chain for run in reader.runs}) == 1
 
 
+@EITHER_WAY
 def test_killed_at_random_while_four_write_nothing_is_lost_or_doubled(
-    workbench: Workbench, source: str, reader: JournalReader
+    workbench: Workbench, source: str, reader: JournalReader, plugin: str
 ) -> None:
-    ready(workbench, source)
+    ready(workbench, source, f'plugin = "{plugin}"')
     committed: dict[int, list[int]] = {}
     ended = threading.Event()
 
@@ -717,16 +723,18 @@ def test_servers_and_roles_that_do_not_allow_it_are_refused_with_the_remedy(
         assert "may not set up capture" in refused.message
 
 
+@EITHER_WAY
 def test_prepared_transactions_come_when_they_commit(
-    workbench: Workbench, reader: JournalReader
+    workbench: Workbench, reader: JournalReader, plugin: str
 ) -> None:
+    # Where tables are looked at, one that is altered ends what goes on.
+    made = "CREATE TABLE made (id int PRIMARY KEY);" if plugin == "pgoutput" else ""
     settings = {"max_prepared_transactions": "4"}
     with ScratchServer.start(choose_server(17), settings=settings) as server:
-        ready(workbench, server.url())
+        ready(workbench, server.url(), f'plugin = "{plugin}"')
         run_sql(
             server.url(),
-            "BEGIN; CREATE TABLE made (id int PRIMARY KEY); INSERT INTO ticks VALUES (2);"
-            " PREPARE TRANSACTION 'two'",
+            f"BEGIN; {made} INSERT INTO ticks VALUES (2); PREPARE TRANSACTION 'two'",
             "BEGIN; INSERT INTO ticks VALUES (90); PREPARE TRANSACTION 'never'",
         )
         tick(server.url(), 1, 1)
@@ -738,15 +746,16 @@ def test_prepared_transactions_come_when_they_commit(
         assert numbers(reader) == [1, 2, 3]
 
 
+@EITHER_WAY
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a small disk")
 def test_a_full_disk_holds_the_slot_and_nothing_is_lost(
-    workbench: Workbench, source: str, reader: JournalReader
+    workbench: Workbench, source: str, reader: JournalReader, plugin: str
 ) -> None:
     workbench.repository.mkdir()
     disk = str(workbench.repository)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=True)
     try:
-        ready(workbench, source)
+        ready(workbench, source, f'plugin = "{plugin}"')
         run_sql(source, "INSERT INTO ticks SELECT n, 0, md5(n::text) || md5((n + 1)::text) FROM"
                 " generate_series(1, 40000) n")  # fmt: skip
         told(workbench.pgkeep("capture", "shop", "--once", expect=1), "E062")

@@ -16,6 +16,7 @@ from functools import partial
 from pgkeep.errors import DamagedObject, PgkeepError
 from pgkeep.events import Reporter, StageBegan, StageEnded
 from pgkeep.model import Part, TableName
+from pgkeep.postgres import catalog
 from pgkeep.postgres.archive import Entry, use_list
 from pgkeep.postgres.copying import CopyReader
 from pgkeep.postgres.dumping import Runs, run_script, script_from_archive
@@ -34,6 +35,9 @@ CRITICAL = "critical"
 _CRITICAL, _OTHERS = 0, 1
 
 LARGE_OBJECTS = TableName("pg_catalog", "pg_largeobject")
+
+# What is worth being read back by several sessions at once.
+_LARGE_BYTES = 64 << 20
 
 # More memory makes index builds faster, but a small server must not be driven out of its own:
 # shared_buffers tells how large it is.
@@ -74,6 +78,8 @@ class _Table:
     plan: TableRestore
     indexes_left: int
     restored: RowSum = field(default_factory=RowSum)
+    stretches_left: int = 1
+    """Of its pages, to be read back."""
 
     @property
     def rank(self) -> int:
@@ -242,7 +248,7 @@ class _Filling:
         if table.plan.where:
             return
         size = table.plan.source.text_bytes
-        yield Task(table.rank, Urgency.COMPARE, -size, partial(self._read_back, table))
+        yield Task(table.rank, Urgency.COMPARE, -size, partial(self._compare, table))
 
     def _index_task(self, table: _Table, entry: Entry, run: Callable[[], Iterable[Task]]) -> Task:
         return Task(table.rank, Urgency.INDEX, -table.plan.index_weight(entry), run)
@@ -272,9 +278,39 @@ class _Filling:
         self._analyzed.add(table.plan.name)
         return ()
 
-    def _read_back(self, table: _Table) -> Iterable[Task]:
+    def _compare(self, table: _Table) -> Iterable[Task]:
+        """Read a table back; a large one in stretches side by side, for it may be the last one."""
+        stretches = self._stretches(table.plan)
+        if len(stretches) == 1:
+            return self._read_back(table, stretches[0])
+        table.stretches_left = len(stretches)
+        size = table.plan.source.text_bytes // len(stretches)
+        return [
+            Task(table.rank, Urgency.COMPARE, -size, partial(self._read_back, table, pages))
+            for pages in stretches
+        ]
+
+    def _stretches(self, plan: TableRestore) -> list[tuple[int, int | None]]:
+        """Heap pages, from the first to before the end; the whole is (0, None)."""
+        jobs = self._run.request.jobs
+        if len(plan.source.parts) == 1 or plan.source.text_bytes < _LARGE_BYTES or jobs == 1:
+            return [(0, None)]
+        with self._sessions.borrow() as connection:
+            row = connection.execute(
+                "SELECT pg_catalog.pg_relation_size(%s::pg_catalog.regclass)", (plan.name.sql,)
+            ).fetchone()
+        pages = row[0] // catalog.PAGE_BYTES if row else 0
+        starts = [pages * number // jobs for number in range(jobs)]
+        return list(zip(starts, [*starts[1:], None], strict=True))
+
+    def _read_back(self, table: _Table, pages: tuple[int, int | None]) -> Iterable[Task]:
         with self._reading() as reader:
-            table.restored = proof.read_back(reader, table.plan, self._seed, self._run.reporter)
+            found = proof.read_back(reader, table.plan, pages, self._seed, self._run.reporter)
+        with self._lock:
+            table.restored += found
+            table.stretches_left -= 1
+            if table.stretches_left:
+                return ()
         self._critical.done(table.plan)
         return ()
 

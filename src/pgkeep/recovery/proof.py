@@ -53,9 +53,16 @@ class Proof:
         return Compared(len(self.tables), self.rows, self.definitions, self.sequences)
 
 
-def read_back(reader: CopyReader, table: TableRestore, seed: int, reporter: Reporter) -> RowSum:
-    """The digest of a restored table's rows, over the very query that the backup read."""
-    query = catalog.copy_query(table.name, table.columns, table.source.condition, (0, None))
+def read_back(
+    reader: CopyReader,
+    table: TableRestore,
+    pages: tuple[int, int | None],
+    seed: int,
+    reporter: Reporter,
+) -> RowSum:
+    """The digest of a restored table's rows between two heap pages, over the very query that the
+    backup read; the whole is (0, None)."""
+    query = catalog.copy_query(table.name, table.columns, table.source.condition, pages)
     return _digest(reader, query, seed, reporter)
 
 
