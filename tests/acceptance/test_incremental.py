@@ -475,6 +475,29 @@ def test_a_clock_that_was_ahead_for_one_backup_hides_none_of_the_next(
     assert back_up(workbench)["parts_read"] == 0
 
 
+def test_a_clock_that_was_behind_for_some_backups_hides_none_of_the_next(
+    workbench: Workbench, new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their ids are older than those of more backups than are looked at to go on from."""
+    source, target = new_database(), new_database()
+    prepare(workbench, source)
+    for _ in range(10):
+        back_up(workbench)
+    with monkeypatch.context() as behind:
+        for minute in range(3):
+            moment = datetime.now(UTC) - timedelta(days=3, minutes=-minute)
+            behind.setattr(Context, "now", staticmethod(lambda moment=moment: moment))
+            execute(source, (f"UPDATE t SET n = -{minute} WHERE id = 10",))
+            back_up(workbench)
+    execute(source, ("UPDATE t SET n = -1 WHERE id = 1000",))
+    last = back_up(workbench)
+    listed = workbench.pgkeep("list", "shop", "--json").document
+    assert isinstance(listed, list)
+    assert listed[0]["backup"] == last["backup"]
+    restored_equals(workbench, source, target)
+    workbench.pgkeep("verify")
+
+
 def test_who_may_not_learn_which_server_it_is_reads_everything_and_is_told(
     workbench: Workbench, new_database: Callable[[], str]
 ) -> None:
