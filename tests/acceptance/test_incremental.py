@@ -436,6 +436,17 @@ def test_a_backup_says_what_was_read_and_used_again(
     assert "in 1 part; 5 parts had not changed" in said
 
 
+def test_pieces_of_large_objects_are_no_rows(
+    workbench: Workbench, new_database: Callable[[], str]
+) -> None:
+    source = new_database()
+    large = "SELECT lo_from_bytea(0, decode(repeat('00', 600000), 'hex'))"
+    prepare(workbench, source, (large, large))
+    assert back_up(workbench)["rows_read"] == 0
+    everything = back_up(workbench, "--read-all")
+    assert everything["rows_read"] == everything["rows"] == 2001
+
+
 def test_after_so_many_days_everything_is_read_and_it_says_so(
     workbench: Workbench, new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
