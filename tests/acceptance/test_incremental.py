@@ -793,6 +793,68 @@ def test_settings_of_the_database_or_the_role_change_no_text(
     restored_equals(workbench, source, target)
 
 
+INDEX_ALONE = (
+    "CREATE TABLE pairs (a int, b int, PRIMARY KEY (a, b)) WITH (fillfactor = 20)",
+    "INSERT INTO pairs SELECT i * 7919 % 5003, i FROM generate_series(1, 5000) i",
+)
+IN_WORKERS = (
+    "CREATE TABLE wide (id int, filler text) WITH (parallel_workers = 2)",
+    "INSERT INTO wide SELECT i, repeat('w', 300) FROM generate_series(1, 30000) i",
+)
+
+
+@pytest.mark.parametrize(
+    ("table", "liked", "then"),
+    [
+        pytest.param(INDEX_ALONE, ("random_page_cost = 1.1",), "VACUUM pairs", id="index alone"),
+        pytest.param(
+            IN_WORKERS,
+            ("parallel_setup_cost = 0", "parallel_tuple_cost = 0"),
+            "SELECT",
+            id="in workers",
+        ),
+    ],
+)
+def test_rows_are_read_as_they_lie_whatever_the_planner_likes(
+    table: tuple[str, ...],
+    liked: tuple[str, ...],
+    then: str,
+    workbench: Workbench,
+    new_database: Callable[[], str],
+) -> None:
+    """The same rows in another order would be told as rows that changed behind the back."""
+    source = new_database()
+    name = psycopg.conninfo.conninfo_to_dict(source)["dbname"]
+    prepare(
+        workbench,
+        source,
+        (*table, *(f"ALTER DATABASE {name} SET {setting}" for setting in liked)),
+    )
+    text = workbench.config.read_text()
+    all_compared = text.replace("verify_share = 0", "verify_share = 1").replace("= 16", "= 9999")
+    workbench.config.write_text(all_compared)
+    back_up(workbench, "--read-all")
+    execute(source, (then,))
+    for _ in range(3):
+        assert back_up(workbench)["differing"] == []
+
+
+def test_rows_are_read_from_the_beginning_whoever_else_reads(workbench: Workbench) -> None:
+    """A scan of a table that is large for its server begins where the last one was."""
+    with ScratchServer.start(choose_server(17), settings={"shared_buffers": "128kB"}) as server:
+        server.create_database("shop")
+        source = server.url("shop")
+        prepare(workbench, source)
+        text = workbench.config.read_text()
+        all_compared = text.replace("verify_share = 0", "verify_share = 1")
+        workbench.config.write_text(all_compared.replace("= 16", "= 9999"))
+        back_up(workbench, "--read-all")
+        with psycopg.connect(source) as other:
+            other.execute("DECLARE reading CURSOR FOR SELECT * FROM t")
+            other.execute("FETCH 1300 FROM reading")
+            assert back_up(workbench)["differing"] == []
+
+
 def test_a_difference_that_nothing_shows_is_found_and_mended(
     workbench: Workbench, new_database: Callable[[], str]
 ) -> None:
