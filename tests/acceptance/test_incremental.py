@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -1022,6 +1023,24 @@ def test_losing_the_hosts_state_costs_a_full_read(
     assert back_up(workbench)["parts_reused"] == 0
     assert back_up(workbench)["parts_read"] == 0
     restored_equals(workbench, source, target)
+
+
+def test_a_host_that_lost_its_state_makes_the_newest_backup_all_the_same(
+    workbench: Workbench, new_database: Callable[[], str]
+) -> None:
+    source, target = new_database(), new_database()
+    prepare(workbench, source)
+    back_up(workbench)
+    back_up(workbench)
+    shutil.rmtree(workbench.state)
+    execute(source, ("UPDATE t SET n = -1 WHERE id = 1000",))
+    last = back_up(workbench)
+    assert last["parts_reused"] == 0
+    listed = workbench.pgkeep("list", "shop", "--json").document
+    assert isinstance(listed, list)
+    assert listed[0]["backup"] == last["backup"]
+    restored_equals(workbench, source, target)
+    workbench.pgkeep("verify")
 
 
 # --- random histories -----------------------------------------------------------------------

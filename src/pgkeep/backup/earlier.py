@@ -71,6 +71,9 @@ def look_back(
     link = Earlier(last.sequence, last.digest)
     if newest is not None and newest.sequence >= last.sequence:
         link = Earlier(newest.sequence, manifest_digest(newest))
+    elif newest is None and not last.sequence:  # the state was lost, but numbers go on
+        numbers = copies.ask(lambda one: one.highest_number(database, now))
+        link = Earlier(*max((number for _, number in numbers), default=(0, "")))
     if base is None:
         return link
     contents, why = _contents(*base, keys, epoch, now, full_read_days)
