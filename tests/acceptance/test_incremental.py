@@ -1104,7 +1104,9 @@ DEFINITIONS = st.sampled_from(
         "ALTER TABLE t RENAME filler TO filling; ALTER TABLE t RENAME filling TO filler",
         "ALTER TABLE t SET UNLOGGED",
         "ALTER TABLE t SET LOGGED",
-        "ALTER TABLE t RENAME TO x; ALTER TABLE twin RENAME TO t; ALTER TABLE x RENAME TO twin",
+        "ALTER TABLE t RENAME TO x; ALTER TABLE twin RENAME TO t; ALTER TABLE x RENAME TO twin;"
+        " ALTER INDEX t_pkey RENAME TO x; ALTER INDEX twin_pkey RENAME TO t_pkey;"
+        " ALTER INDEX x RENAME TO twin_pkey",
         "ALTER TABLE other RENAME TO another",
         "ALTER TABLE another RENAME TO other",
         "ALTER TABLE whole DETACH PARTITION low",
