@@ -157,7 +157,10 @@ def _show(
         for one in item.damage:
             out.print(f"  {_line(one, tables)}")
         if not all(one.healed for one in item.damage):
-            out.print("  No backup from this host builds on these: the next one stores them anew.")
+            out.print(
+                "  No backup from this host builds on these: what the database still has of them is"
+                " stored anew."
+            )
         for database, journal in journals.get(name, {}).items():
             out.print(_journal_line(database, journal))
             for text in journal.problems:
