@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -1114,6 +1115,10 @@ DEFINITIONS = st.sampled_from(
         "UPDATE whole SET k = (k + 700) % 2000 WHERE k % 50 = 0",
         "ALTER TABLE odd ADD COLUMN later mood DEFAULT 'sad'",
         "ALTER TABLE odd DROP COLUMN later",
+        "ALTER TABLE odd DROP COLUMN j",
+        "ALTER TABLE odd DROP COLUMN b",
+        "ALTER TABLE whole ADD COLUMN later int DEFAULT 7",
+        "ALTER TABLE whole DROP COLUMN s",
         "ALTER TABLE odd ALTER twice DROP EXPRESSION",
         "ALTER TABLE odd ENABLE ROW LEVEL SECURITY; ALTER TABLE odd FORCE ROW LEVEL SECURITY",
         "DELETE FROM nothing WHERE ctid = '(0,1)'; INSERT INTO nothing DEFAULT VALUES",
@@ -1175,8 +1180,22 @@ MAINTENANCE = st.sampled_from(
         "REINDEX TABLE t",
     )
 )
+MOVES = st.builds(
+    lambda key, move: (f"DELETE FROM t WHERE id BETWEEN {key} AND {key + 3}", move),
+    KEYS,
+    st.sampled_from(("VACUUM FULL t", "CLUSTER t USING t_pkey")),
+)
+"""Old rows come to lie in other ranges, which may hold as many as before."""
+
 EVENTS = st.one_of(
-    transactions(), transactions(), MAINTENANCE, DEFINITIONS, DEFINITIONS, DATABASE_SETTINGS
+    *(
+        one.map(lambda statement: (statement,))
+        for one in (
+            *(transactions(), transactions(), MAINTENANCE),
+            *(DEFINITIONS, DEFINITIONS, DATABASE_SETTINGS),
+        )
+    ),
+    MOVES,
 )
 
 
@@ -1196,8 +1215,8 @@ class Chapter:
 HISTORIES = st.lists(
     st.builds(
         Chapter,
-        statements=st.lists(EVENTS, max_size=5),
-        cut_off_after=st.integers(0, 7),
+        statements=st.lists(EVENTS, max_size=5).map(lambda events: list(chain(*events))),
+        cut_off_after=st.one_of(st.just(0), st.integers(1, 7)),
         straddling=st.lists(STATEMENTS, max_size=2),
         compared=st.booleans(),
     ),
