@@ -1127,7 +1127,6 @@ DEFINITIONS = st.sampled_from(
         "CREATE TABLE made AS TABLE t",
         "DROP TABLE made",
         "UPDATE made SET n = 0 WHERE id < 30",
-        "REFRESH MATERIALIZED VIEW seen",
     )
 ).map(tried)
 """Some of these cannot always be done, and are then undone."""
@@ -1266,6 +1265,7 @@ def test_any_history_is_backed_up_right(
             if chapter.cut_off_after:
                 cut_off(workbench, chapter.cut_off_after)
             execute(source, tuple(chapter.statements[half:]))
+            execute(source, ("REFRESH MATERIALIZED VIEW seen",))  # as a restore does
             compare_unchanged(workbench, all_of_it=chapter.compared)
             with psycopg.connect(source) as slow:
                 for statement in chapter.straddling:
