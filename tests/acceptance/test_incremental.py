@@ -1270,6 +1270,7 @@ def test_any_history_is_backed_up_right(
             with psycopg.connect(source) as slow:
                 for statement in chapter.straddling:
                     slow.execute(statement.encode())
+                execute(source, ("SELECT pg_current_xact_id()",))  # a younger one that has ended
                 before = take_picture(source)
                 back_up(workbench)
                 slow.commit()
