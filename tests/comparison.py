@@ -56,6 +56,7 @@ _SETTINGS = (
     "bytea_output = hex",
     "xmlbinary = base64",
     "lc_monetary = 'C'",
+    "quote_all_identifiers = off",
     "search_path = ''",
 )
 

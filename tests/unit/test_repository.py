@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import timedelta
+from hashlib import sha256
 
 import pytest
 
@@ -239,6 +240,32 @@ def test_backups_are_listed_newest_first_whatever_their_tier(repository: Reposit
     assert repository.backups(trusted, "none") == Listing((), ())
     assert repository.databases() == ("bank", "shop")
     assert found.problems == ()
+
+
+def test_numbers_that_were_given_twice_tell_nothing(repository: Repository) -> None:
+    """Its host lost its state between the third and the fourth."""
+    for days, sequence in ((0, 1), (1, 2), (2, 3), (3, 1)):
+        one = manifest_in(
+            repository.store, **a_backup(days, digits=f"{days:08x}", sequence=sequence)
+        )
+        repository.publish(one, KEY)
+    found = repository.backups(trusted)
+    assert [one.sequence for one in found.backups] == [1, 3, 2, 1]
+
+
+def test_the_highest_number_is_told_whoever_signed_it(repository: Repository) -> None:
+    now = MOMENT + timedelta(days=9)
+    assert repository.highest_number("shop", now) == (0, "")
+    made = {}
+    for days, sequence in ((0, 7), (1, 10**12), (2, 3)):
+        one = manifest_in(
+            repository.store, **a_backup(days, digits=f"{days:08x}", sequence=sequence)
+        )
+        repository.publish(one, STRANGER)
+        made[sequence] = sha256(dump_manifest(one)).hexdigest()
+    damaged = f"shop/manual/2024-01-15/20240115T000000Z-{'f' * 8}/manifest.json"
+    repository.store.put(damaged, b"{")
+    assert repository.highest_number("shop", now) == (7, made[7])
 
 
 def test_many_schemas_do_not_hide_the_newest_backup_with_rows(repository: Repository) -> None:

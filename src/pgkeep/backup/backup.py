@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pgkeep import __version__
-from pgkeep.backup.earlier import Earlier, look_back, stored_tables
+from pgkeep.backup.earlier import Earlier, look_back, manifest_digest, stored_tables
 from pgkeep.backup.examine import Connecting, changed_parts
 from pgkeep.backup.files import (
     EarlierFiles,
@@ -21,6 +21,7 @@ from pgkeep.backup.files import (
     keep_files,
     usable,
 )
+from pgkeep.backup.lastmade import LastMade, note_last_made, read_last_made
 from pgkeep.backup.plan import BackupPlan, Preview, Reusable, plan_backup
 from pgkeep.backup.read import Reading, ReadOptions, read_all
 from pgkeep.backup.source import Source, open_source
@@ -126,6 +127,9 @@ def back_up(request: BackupRequest, reporter: Reporter) -> BackupResult:
             contents = replace(contents, files=files.contents, not_kept=not_kept)
         manifest = _seal(request, contents, reading, earlier, store)
         _publish(request, manifest, reporter)
+        note_last_made(
+            _last_made_path(request), LastMade(manifest.sequence, manifest_digest(manifest))
+        )
         note.forget()
         if request.kind.has_data and not reading.parts_reused:
             request.keys.trust_again(request.database)
@@ -186,6 +190,10 @@ def _note_path(request: BackupRequest) -> Path:
     return request.keys.folder / "unfinished" / request.database
 
 
+def _last_made_path(request: BackupRequest) -> Path:
+    return request.keys.folder / "made" / request.database
+
+
 def _connecting(request: BackupRequest, source: Source) -> Connecting:
     programs = request.choose_client(
         source.major,
@@ -212,7 +220,13 @@ def _look_back(
 ) -> Earlier:
     days = request.options.full_read_days
     earlier = look_back(
-        request.copies, request.database, request.keys, epoch=epoch, now=now, full_read_days=days
+        request.copies,
+        request.database,
+        request.keys,
+        epoch=epoch,
+        now=now,
+        full_read_days=days,
+        last=read_last_made(_last_made_path(request)),
     )
     if request.read_everything:
         return replace(earlier, contents=None, why="")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
 
+from pgkeep.backup.lastmade import LastMade
 from pgkeep.backup.plan import StoredTable
 from pgkeep.backup.unfinished import StoredPart, whole_parts
 from pgkeep.errors import PgkeepError
@@ -54,6 +55,7 @@ def look_back(
     epoch: str,
     now: datetime,
     full_read_days: float,
+    last: LastMade,
 ) -> Earlier:
     """The newest backup that this host signed, and its contents if parts of it may serve again."""
     trusted = (keys.signing_key().public,)
@@ -66,13 +68,21 @@ def look_back(
                 newest = manifest
             if manifest.kind.has_data and (base is None or manifest.sequence > base[0].sequence):
                 base = manifest, repository
-    if newest is None:
-        return Earlier()
-    link = Earlier(newest.sequence, sha256(dump_manifest(newest)).hexdigest())
+    link = Earlier(last.sequence, last.digest)
+    if newest is not None and newest.sequence >= last.sequence:
+        link = Earlier(newest.sequence, manifest_digest(newest))
+    elif newest is None and not last.sequence:  # the state was lost, but numbers go on
+        numbers = copies.ask(lambda one: one.highest_number(database, now))
+        link = Earlier(*max((number for _, number in numbers), default=(0, "")))
     if base is None:
         return link
     contents, why = _contents(*base, keys, epoch, now, full_read_days)
     return Earlier(link.sequence, link.previous, contents, why)
+
+
+def manifest_digest(manifest: Manifest) -> str:
+    """By which the next manifest names it."""
+    return sha256(dump_manifest(manifest)).hexdigest()
 
 
 def _contents(

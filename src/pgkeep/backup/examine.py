@@ -29,8 +29,19 @@ from pgkeep.postgres.session import lost_since
 # Ranges that one question is about: the way to the server may be long.
 _RANGES_IN_A_QUESTION = 16
 
-_ALONE = "SET max_parallel_workers_per_gather = 0"
-_IN_PARALLEL = "RESET max_parallel_workers_per_gather"
+# Rows are read as they lie in the table, so that unchanged rows give the same text: no scan begins
+# where another one is, none goes by an index that has all columns, and no worker comes first.
+_AS_THEY_LIE = (
+    "SET synchronize_seqscans = off",
+    "SET enable_tidscan = on",
+    "SET enable_indexonlyscan = off",
+    "SET max_parallel_workers_per_gather = 0",
+)
+_COUNT_ALONE = ("RESET enable_indexonlyscan",), ("SET enable_indexonlyscan = off",)
+_COUNT_IN_PARALLEL = (
+    ("RESET max_parallel_workers_per_gather",),
+    ("SET max_parallel_workers_per_gather = 0",),
+)
 
 # A table of so many ranges is first asked about a few: if it changed, they tell as a rule, and one
 # pass over the whole of it, which would tell no more, is spared half of its work.
@@ -59,6 +70,7 @@ class Connecting:
                 snapshot=snapshot,
                 lock_timeout_seconds=self.lock_timeout_seconds,
                 on_started=started,
+                settings=_AS_THEY_LIE,
             )
 
         return Readers(make)
@@ -244,10 +256,11 @@ def _count(readers: Readers, table: catalog.Relation, horizon: int | None) -> Co
     """
     what = f"table {table.name}"
     if horizon is None:
-        (rows,) = _values(readers, what, catalog.count_query(table.name, table.condition))
+        query = catalog.count_query(table.name, table.condition)
+        (rows,) = _values(readers, what, query, _COUNT_ALONE)
         return Counted(rows, None)
     query = unchanged_query(table.name.sql, horizon)
-    rows, young = _values(readers, what, query, in_parallel=True)
+    rows, young = _values(readers, what, query, _COUNT_IN_PARALLEL)
     return Counted(rows, young)
 
 
@@ -279,9 +292,21 @@ def what_is_read(part: PartRead) -> str:
     return f"table {part.table.name}" if part.table else "large objects"
 
 
-def _values(readers: Readers, what: str, query: str, *, in_parallel: bool = False) -> list[int]:
-    """The integers in a query's rows, one row after the other."""
+def _values(
+    readers: Readers,
+    what: str,
+    query: str,
+    around: tuple[Sequence[str], Sequence[str]] = ((), ()),
+) -> list[int]:
+    """The integers in a query's rows, one row after the other.
+
+    `around` is what the session is told before it and after it.
+    """
+    before, after = around
     with readers.lend(what) as reader:
-        reader.execute([_IN_PARALLEL if in_parallel else _ALONE])
+        if before:
+            reader.execute(before)
         text = b"".join(bytes(piece) for piece in reader.read(query))
+        if after:
+            reader.execute(after)
     return [int(value) for value in text.split()]

@@ -261,6 +261,7 @@ class _Work:
         roles, problem = self._roles.result() if self._roles else (b"", "")
         by_table = self._by_table
         read = [part.result for part in self._parts if part.read is not None]
+        of_tables = [one for one in self._parts if one.read is not None and one.planned.table]
         return Reading(
             schema_archive=schema,
             roles_script=roles,
@@ -277,7 +278,7 @@ class _Work:
             not_kept=(NotKept("the server's roles as SQL", problem),) if problem else (),
             parts_read=len(read),
             parts_reused=len(self._parts) - len(read),
-            rows_read=sum(part.rows for part in read),
+            rows_read=sum(one.result.rows for one in of_tables),
             bytes_read=sum(part.text.plain_bytes for part in read),
             differing=tuple(self._differing),
         )

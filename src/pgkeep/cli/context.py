@@ -39,7 +39,7 @@ from pgkeep.errors import (
     StoreError,
 )
 from pgkeep.events import Noticed
-from pgkeep.model import BackupId, Contents, Kind, Manifest, Tier
+from pgkeep.model import BackupId, Contents, Kind, Manifest, ObjectName, Tier
 from pgkeep.networks import Rule, is_this_machine
 from pgkeep.platforms.login import SCHEME, TokenLogins
 from pgkeep.platforms.management import Management
@@ -59,6 +59,7 @@ from pgkeep.repository.repository import Listing, Repository, merge_listings, op
 from pgkeep.repository.retention import Policy
 from pgkeep.repository.state_folder import secure
 from pgkeep.repository.sync import Missing, find_missing
+from pgkeep.repository.verify import ReadingDates
 from pgkeep.sealing import (
     Identity,
     Keyring,
@@ -313,7 +314,8 @@ class Context:
     def copies(self, kind: Kind) -> Copies:
         """The configured repositories as what a backup of this kind is written to."""
         openers, required = self._openers(kind)
-        return Copies(openers, required=required, protect=self.protection())
+        protect, wrong = self.protection(), self._found_wrong()
+        return Copies(openers, required=required, protect=protect, wrong=wrong)
 
     def copies_to_look_at(self, kind: Kind) -> Copies:
         """The configured repositories for a kind, to be asked alone: no place becomes one."""
@@ -321,7 +323,15 @@ class Context:
             name: partial(Repository.open, name, store)
             for name, store in self._stores(kind).items()
         }
-        return Copies(openers, protect=self.protection())
+        return Copies(openers, protect=self.protection(), wrong=self._found_wrong())
+
+    def _found_wrong(self) -> Mapping[str, frozenset[ObjectName]]:
+        """No backup builds on what a verify found damaged; not to know it ends none."""
+        try:
+            return ReadingDates.of_host(self.config.state_dir).wrong()
+        except PgkeepError as exc:
+            self.notice(exc)
+            return {}
 
     def journal_copies(self, database: str) -> JournalCopies:
         """The configured repositories as what the journal of a database is written to."""

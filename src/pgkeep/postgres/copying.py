@@ -13,7 +13,7 @@ import secrets
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from typing import IO, Self
@@ -52,10 +52,12 @@ class CopyReader:
         snapshot: str | None = None,
         lock_timeout_seconds: float = 30,
         on_started: Callable[[CopyReader], None] | None = None,
+        settings: Sequence[str] = (),
     ) -> None:
         """`on_started` is given the reader before it connects, which may take long: it may be
-        aborted from then on."""
+        aborted from then on. `settings` are statements for all of the session."""
         self._address = address
+        self._settings = settings
         self._buffer = bytearray(_CHUNK_BYTES + _MARKER_BYTES)
         self._lines = 0
         self._are_long = True
@@ -156,6 +158,7 @@ class CopyReader:
             BYTES_AS_THEY_ARE,
             lock_timeout_statement(lock_timeout_seconds),
         ]
+        statements += self._settings
         statements.append("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         if snapshot is not None:
             statements.append(f"SET TRANSACTION SNAPSHOT '{snapshot}'")

@@ -58,13 +58,20 @@ _REACHABLE: LiteralString = """
                          AND c.attnum > 0 AND NOT c.attisdropped) x)
 """
 
+_OUTPUT_FUNCTION: LiteralString = """o.prosrc, o.probin,
+        CASE WHEN NOT EXISTS (
+          SELECT FROM pg_catalog.pg_depend p
+           WHERE p.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND p.objid = o.oid
+             AND p.deptype = 'e') THEN o.xmin END"""
+
 # Facts about a type `t` with the output function `o`. Those of initdb in pg_catalog are left out:
 # they come with the server's version. Others in that schema do not (extensions may live there).
 # No lock on a table keeps a type from being altered, and COPY writes what the catalog says when it
-# writes: the xmin of a label or attribute tells that it was altered and altered back.
+# writes: the xmin of a label, an attribute or an output function tells that it was altered and
+# altered back. An extension's functions have its version, and are granted anew now and then.
 TYPE_FACTS: dict[str, LiteralString] = {
     "identity": "t.oid, t.typname, t.typnamespace, t.typtype, t.typoutput, t.typtypmod, t.typndims",
-    "output function": "o.prosrc, o.probin",
+    "output function": _OUTPUT_FUNCTION,
     "domain": """t.typnotnull, t.typdefault,
         (SELECT string_agg(pg_catalog.pg_get_constraintdef(k.oid), ',' ORDER BY k.oid)
            FROM pg_catalog.pg_constraint k WHERE k.contypid = t.oid)""",
@@ -187,7 +194,9 @@ def _pieces_query() -> LiteralString:
         + """SELECT r.relid::int8, pg_catalog.concat_ws('~', e.oid, e.enumlabel, e.xmin)
                FROM reachable r JOIN pg_catalog.pg_enum e ON e.enumtypid = r.typid
              UNION ALL
-             SELECT r.relid::int8, pg_catalog.concat_ws('~', t.oid, o.prosrc, o.probin,"""
+             SELECT r.relid::int8, pg_catalog.concat_ws('~', t.oid, """
+        + _OUTPUT_FUNCTION
+        + ", "
         + TYPE_FACTS["composite attributes"]
         + """)
                FROM reachable r

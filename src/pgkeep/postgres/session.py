@@ -54,6 +54,7 @@ SESSION_SETTINGS = (
     "SET bytea_output = 'hex'",
     "SET xmlbinary = 'base64'",
     "SET lc_monetary = 'C'",
+    "SET quote_all_identifiers = off",  # in names that reg* types write
     "SET search_path = ''",
 )
 

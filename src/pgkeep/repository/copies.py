@@ -24,7 +24,7 @@ from pgkeep.errors import (
     StoreError,
     StoreUnavailable,
 )
-from pgkeep.model import Manifest, StoredObject
+from pgkeep.model import Manifest, ObjectName, StoredObject
 from pgkeep.repository.condemned import condemned_paths, publish_safely
 from pgkeep.repository.hostkeys import Epoch
 from pgkeep.repository.locks import LockTerm, fading, lock_term, renew_locks
@@ -66,7 +66,7 @@ class Copies:
     """The repositories of one backup. Nothing here opens what is sealed.
 
     Each is opened, by its opener, when the block of `writing` begins. `put` may be called from
-    several threads.
+    several threads. `wrong` are objects, by the URL of their repository, that were found damaged.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class Copies:
         *,
         required: Iterable[str] = (),
         protect: Mapping[str, timedelta] | None = None,
+        wrong: Mapping[str, frozenset[ObjectName]] | None = None,
         patience_seconds: float = _PATIENCE_SECONDS,
         opening_seconds: float = _OPENING_SECONDS,
     ) -> None:
@@ -82,6 +83,7 @@ class Copies:
         self._openers = openers
         self._required = frozenset(required)
         self._protect = protect or {}
+        self._wrong = wrong or {}
         self._patience = patience_seconds
         self._remarks: list[Remark] = []
         self._lanes: dict[str, _Lane] = {}
@@ -215,9 +217,9 @@ class Copies:
                 lane.publish(manifest, key, now)
 
     def reusable(self, now: datetime) -> Mapping[str, int]:
-        """Objects that some repository has, none will delete, and whose locks last long enough.
+        """Objects that some repository has, and none has damaged or will delete, by path.
 
-        Their sizes by path.
+        Their locks last long enough. The values are their sizes.
         """
         found: dict[str, int] = {}
         unfit: set[str] = set()
@@ -232,6 +234,7 @@ class Copies:
         """All objects there, and which of them must not be used again."""
         files, term = repository.objects(), self._term(repository)
         doomed = condemned_paths(repository)
+        doomed |= {name.path for name in self._wrong.get(repository.store.url, ())}
         if term is not None:
             doomed |= fading(repository.store, files, term, now + term.protects)
         return files, doomed

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
 
 from pgkeep.errors import (
     BackupMissing,
@@ -59,6 +60,7 @@ _DESCRIPTION = "repo.json"
 _RESTORE_TEXT = "RESTORE.txt"
 _SIGNERS = "keys/allowed_signers"
 _NEWEST = 10
+_NUMBERS_END = 10**9  # what claims more is no host's
 _KEY_NAME = re.compile(r"keys/([0-9a-f]{16})\.(?:age|gpg)")
 
 
@@ -81,7 +83,8 @@ def newest_first(manifests: Iterable[Manifest]) -> tuple[Manifest, ...]:
     """By the time at which each began, but never before one that its host made earlier.
 
     A host numbers the backups of a database. If its clock was ahead for one of them, that one is
-    no younger than the next.
+    no younger than the next. Where a number was given twice (a host that lost its state, or two of
+    one name), numbers tell nothing.
     """
     chains: dict[tuple[str, str], list[Manifest]] = {}
     for manifest in manifests:
@@ -90,8 +93,9 @@ def newest_first(manifests: Iterable[Manifest]) -> tuple[Manifest, ...]:
     for chain in chains.values():
         chain.sort(key=lambda one: (one.sequence, one.started), reverse=True)
         latest = chain[0].started
+        are_unique = len({one.sequence for one in chain}) == len(chain)
         for one in chain:
-            latest = min(latest, one.started)
+            latest = min(latest, one.started) if are_unique else one.started
             placed.append((latest, one.sequence, one.backup, one))
     placed.sort(key=lambda place: place[:3], reverse=True)
     return tuple(manifest for *_, manifest in placed)
@@ -269,13 +273,30 @@ class Repository:
         Those filed as schemas apart: there may be many of them for one that has rows. Those with
         ids of the future apart too: a clock that was ahead must not hide what came after.
         """
+        return self._listing(self._newest_paths(database, now), trusted)
+
+    def highest_number(self, database: str, now: datetime) -> tuple[int, str]:
+        """The highest number among those, whoever signed them, and its manifest's hash.
+
+        For a host that knows none of its own: nothing but a number is taken from them.
+        """
+        highest = (0, "")
+        for path in self._newest_paths(database, now):
+            with suppress(ManifestInvalid, ObjectMissing):
+                data = self.store.get(path)
+                manifest = load_manifest(data, name=path)
+                if manifest.database == database and manifest.sequence < _NUMBERS_END:
+                    highest = max(highest, (manifest.sequence, sha256(data).hexdigest()))
+        return highest
+
+    def _newest_paths(self, database: str, now: datetime) -> list[str]:
         soonest = BackupId.begin(now + CLOCK_TOLERANCE)
         kinds: dict[tuple[bool, bool], list[str]] = {}
         for path in sorted(self._manifest_paths(database), key=lambda path: path.split("/")[-2]):
             folders = path.split("/")
             kind = (folders[1] == Tier.SCHEMA, folders[-2] > soonest)
             kinds.setdefault(kind, []).append(path)
-        return self._listing([one for some in kinds.values() for one in some[-_NEWEST:]], trusted)
+        return [one for some in kinds.values() for one in some[-_NEWEST:]]
 
     def _listing(
         self, paths: Sequence[str], trusted: Callable[[], Sequence[PublicSigner]]

@@ -61,10 +61,15 @@ class Verified:
 
 
 class ReadingDates:
-    """When each object was last read and found right, in a file of this host's."""
+    """When each object was last read and found right, or wrong, in a file of this host's."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+
+    @classmethod
+    def of_host(cls, state_dir: Path) -> ReadingDates:
+        """Those in a state folder."""
+        return cls(state_dir / "verified.sqlite")
 
     def last_read(self, place: str) -> dict[str, str]:
         """The time (ISO 8601, UTC) by object name, for the repository at a URL."""
@@ -80,6 +85,28 @@ class ReadingDates:
                 "INSERT OR REPLACE INTO read VALUES (?, ?, ?)",
                 [(place, str(name), when) for name in names],
             )
+            connection.executemany(
+                "DELETE FROM wrong WHERE place = ? AND object = ?",
+                [(place, str(name)) for name in names],
+            )
+
+    def note_wrong(self, place: str, names: Sequence[ObjectName]) -> None:
+        """Remember that these have their size, but not the bytes that were written."""
+        with closing(self._open()) as connection, connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO wrong VALUES (?, ?)",
+                [(place, str(name)) for name in names],
+            )
+
+    def wrong(self) -> Mapping[str, frozenset[ObjectName]]:
+        """The objects that were wrong when they were last read, by the URL of the repository."""
+        if not self._path.exists():
+            return {}
+        found: dict[str, frozenset[ObjectName]] = {}
+        with closing(self._open()) as connection:
+            for place, name in connection.execute("SELECT place, object FROM wrong"):
+                found[place] = found.get(place, frozenset()) | {ObjectName(name)}
+        return found
 
     def _open(self) -> sqlite3.Connection:
         try:
@@ -89,6 +116,10 @@ class ReadingDates:
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS read"
                 " (place TEXT, object TEXT, at TEXT, PRIMARY KEY (place, object))"
+            )
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS wrong"
+                " (place TEXT, object TEXT, PRIMARY KEY (place, object))"
             )
         except (OSError, sqlite3.Error) as exc:
             raise ConfigurationError(
@@ -129,6 +160,8 @@ def verify(
         )
         for name, problem in found.items()
     )
+    healed = [one.item.name for one in damage if one.healed]
+    dates.note(repository.store.url, healed, now())
     return Verified(
         backups=len(listing.backups),
         objects=len(items),
@@ -154,6 +187,7 @@ def _read(
     """
     wrong: dict[ObjectName, str] = {}
     right: list[ObjectName] = []
+    damaged: list[ObjectName] = []
     unanswered = unnoted_bytes = 0
     try:
         for item in items:
@@ -161,6 +195,8 @@ def _read(
                 repository.source.fetch(item)
             except (DamagedObject, StoreError) as exc:
                 wrong[item.name] = exc.message
+                if isinstance(exc, DamagedObject):
+                    damaged.append(item.name)
                 unanswered = unanswered + 1 if isinstance(exc, StoreUnavailable) else 0
                 if unanswered == _UNANSWERED:
                     raise
@@ -173,6 +209,7 @@ def _read(
                 right, unnoted_bytes = [], 0
     finally:
         dates.note(repository.store.url, right, now())
+        dates.note_wrong(repository.store.url, damaged)
     return wrong
 
 

@@ -188,7 +188,7 @@ def _copy(
         looked = verify(
             repository, listing, [one for one in siblings if one is not repository],
             everywhere=everywhere, read_bytes=0,
-            dates=ReadingDates(context.config.state_dir / "verified.sqlite"),
+            dates=ReadingDates.of_host(context.config.state_dir),
             now=context.now, heal=False,
         )  # fmt: skip
         problems = (

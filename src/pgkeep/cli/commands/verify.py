@@ -37,7 +37,7 @@ def verify_command(context: Context, read: str | None, no_heal: bool) -> ExitCod
     opens any backup. Ends with 1 if a backup is harmed still, with 3 if something was put right.
     """
     limit = None if read == "all" else parse_size(read) if read else 0
-    dates = ReadingDates(context.config.state_dir / "verified.sqlite")
+    dates = ReadingDates.of_host(context.config.state_dir)
     tend_to_factors(context)
     opened = context.repositories()
     listings = context.listings(opened, None)
@@ -156,6 +156,11 @@ def _show(
             out.print(f"  [red]✗[/] {escape(problem.message)}")
         for one in item.damage:
             out.print(f"  {_line(one, tables)}")
+        if not all(one.healed for one in item.damage):
+            out.print(
+                "  No backup from this host builds on these: what the database still has of them is"
+                " stored anew."
+            )
         for database, journal in journals.get(name, {}).items():
             out.print(_journal_line(database, journal))
             for text in journal.problems:
