@@ -60,14 +60,15 @@ def pgbouncer(server: ScratchServer, mode: str, pool: int = 20) -> Iterator[int]
         shutil.rmtree(folder)
 
 
+@pytest.mark.parametrize("plugin", ["pgoutput", "test_decoding"])
 def test_session_mode_works_for_backup_capture_status_and_restore(
-    workbench: Workbench, server: ScratchServer, new_database: NewDatabase
+    workbench: Workbench, server: ScratchServer, new_database: NewDatabase, plugin: str
 ) -> None:
     source, target = new_database(), new_database()
     run_sql(source, "CREATE TABLE t (id int PRIMARY KEY, v text)", "INSERT INTO t VALUES (1, 'a')")
     with pgbouncer(server, "session") as port:
         workbench.init(source.replace(f":{server.port}/", f":{port}/"))
-        configure(workbench, "[capture]", "backups = false")
+        configure(workbench, "[capture]", "backups = false", f'plugin = "{plugin}"')
         workbench.pgkeep("backup", "shop")
         workbench.pgkeep("capture", "shop", "--once")
         run_sql(source, "INSERT INTO t VALUES (2, 'b')")

@@ -46,10 +46,22 @@ def test_reading_begins_ten_minutes_before_the_backup() -> None:
     assert numbers(run(25, 40), point(30), AtEnd()) == list(range(25, 41))
 
 
-def test_reading_ends_a_minute_after_a_time() -> None:
+def test_reading_ends_one_segment_after_the_first_that_is_a_minute_after_a_time() -> None:
     """Clocks that are read side by side may be written one after the other."""
-    assert numbers(run(20, 60), point(30), AtTime(minute(35)))[-1] == 37
-    assert numbers(run(20, 60), point(30), AtTime(minute(35.5)))[-1] == 37
+    assert numbers(run(20, 60), point(30), AtTime(minute(35)))[-1] == 38
+    assert numbers(run(20, 60), point(30), AtTime(minute(35.5)))[-1] == 38
+
+
+def test_where_the_clock_went_back_all_is_read_until_it_is_further_than_it_was() -> None:
+    """Heads never go back: what has the time of the first that is beyond may be from before."""
+    times = [20, 25, 60, 60, 60, 60, 75, 76]  # it was set back by half an hour after the third
+    went_back = [segment(number, at=at) for number, at in enumerate(times)]
+    backup = SnapshotPoint(minute(31), "17", "1", 1, str(Lsn(250)), "1:1:")
+    assert numbers(Run(tuple(went_back)), backup, AtTime(minute(40)))[-1] == 6
+    assert numbers(Run(tuple(went_back[:5])), backup, AtTime(minute(40)))[-1] == 4
+    assert numbers(Run(tuple(went_back)), backup, AtLsn(Lsn(310)))[-1] == 3
+    in_two = [*went_back[:6], segment(6, at=75, ends=False), segment(7, at=76, begins=False)]
+    assert numbers(Run(tuple(in_two)), backup, AtTime(minute(40)))[-1] == 7
 
 
 def test_reading_ends_where_an_lsn_is() -> None:

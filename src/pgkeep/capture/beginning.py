@@ -33,7 +33,7 @@ from pgkeep.events import Noticed, Reporter
 from pgkeep.model import FORMAT, Lsn, Segment, TableName
 from pgkeep.postgres.identity import server_identity, server_version
 from pgkeep.postgres.session import Connection, connect, lock_timeout_statement, translated
-from pgkeep.postgres.slot import Slot, SlotState
+from pgkeep.postgres.slot import LONGEST_PAGE_HEADER_BYTES, Slot, SlotState
 from pgkeep.repository.journal import SegmentName, runs
 
 _LOCK_CLASS = 0x70676B70  # "pgkp": one capture for each slot
@@ -104,7 +104,7 @@ def begin_capture(request: CaptureRequest, reporter: Reporter) -> Iterator[Begun
         source = _source(request, connection, slot, found)
         request.copies.make_equal()
         names = request.copies.names()
-        tip = _continued(request, connection, found.slot, names)
+        tip = _continued(request, slot, connection, found.slot, names)
         is_altered = tip is not None and source.catalog not in ("", tip.catalog)
         tip = None if is_altered else tip
         is_new = tip is None
@@ -188,13 +188,18 @@ def _has_lock(connection: Connection, slot: str) -> bool:
 
 def _continued(
     request: CaptureRequest,
+    slot: Slot,
     connection: Connection,
     state: SlotState | None,
     names: Sequence[SegmentName],
 ) -> Segment | None:
     """The newest segment, if the slot gives everything that comes after it."""
-    run = max(runs(names), key=lambda one: one.age, default=None)
-    if run is None or state is None or state.lost or state.confirmed > run.end:
+    if state is None or state.lost:
+        return None
+    # Where the slot stands says more than times: a clock may go back, and names tell only seconds.
+    at = state.confirmed
+    run = max(runs(names), key=lambda one: (one.end == at, one.age), default=None)
+    if run is None or at > run.end:
         return None
     try:
         trusted = [request.keys.signing_key().public]
@@ -203,7 +208,13 @@ def _continued(
         return None  # not ours, or not whole
     here = server_identity(connection)
     same = (tip.system_identifier, tip.timeline) == (here.system_identifier, here.timeline)
-    return tip if same else None
+    return tip if same and not _is_set_back(slot, tip) else None
+
+
+def _is_set_back(slot: Slot, tip: Segment) -> bool:
+    """Whether the server's WAL ends before the journal, as where an older disk was put back: what
+    comes from here on has positions that the journal has used for something else."""
+    return slot.position().lsn + LONGEST_PAGE_HEADER_BYTES < tip.end
 
 
 def _new_chain(

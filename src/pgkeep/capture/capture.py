@@ -63,7 +63,7 @@ class Captured:
     covered: datetime
     """The server's clock: everything that had committed by then is kept."""
     behind: timedelta
-    """What would be lost now: the server's clock, less `covered`."""
+    """What would be lost now."""
     retained_bytes: int
     limit_bytes: int | None
     is_more: bool
@@ -120,13 +120,14 @@ class Capture:
         self._request.copies.catch_up()
         self._tell_of_drift(got, position)
         covered = self._tip.covered if got.is_limited else max(self._tip.covered, position.at)
+        seen = covered if got.is_limited else position.at  # earlier, if the clock went back
         return Captured(
             transactions=got.transactions,
             changes=got.changes,
             schema_changes=got.schema_changes,
             segments=self._number - number,
             covered=covered,
-            behind=self._slot.now() - covered,
+            behind=max(self._slot.now() - seen, timedelta(0)),
             retained_bytes=state.retained_bytes,
             limit_bytes=state.limit_bytes,
             is_more=got.is_limited and self._tip is not before,

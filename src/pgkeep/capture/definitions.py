@@ -117,8 +117,10 @@ BEGIN
     IF found_place IS NULL THEN
         RAISE EXCEPTION 'other transactions hold the publications';
     END IF;
+    PERFORM set_config('pgkeep.publishing', 'on', true);  -- not looked at by `record`
     EXECUTE format('ALTER PUBLICATION %I %s TABLE ONLY %s', found_place,
         CASE WHEN wanted THEN 'ADD' ELSE 'DROP' END, full_name);
+    PERFORM set_config('pgkeep.publishing', 'off', true);
     RETURN NULL;
 EXCEPTION WHEN OTHERS THEN
     problem := SQLERRM;
@@ -153,7 +155,7 @@ BEGIN
           FROM (SELECT DISTINCT unnest(tables)) t (oid)
           JOIN pg_class c ON c.oid = t.oid
           JOIN pg_namespace n ON n.oid = c.relnamespace
-         CROSS JOIN LATERAL (SELECT {_KEPT} AND {HAS_IDENTITY} AS fit) f
+         CROSS JOIN LATERAL (SELECT {_KEPT} AND {HAS_IDENTITY} AS fit OFFSET 0) f
           LEFT JOIN ({_PUBLISHED}) p ON p.oid = c.oid
          WHERE CASE WHEN p.oid IS NULL THEN f.fit AND pg_has_role(c.relowner, 'USAGE')
                     ELSE NOT f.fit END
@@ -177,11 +179,9 @@ DECLARE
 BEGIN
     PERFORM FROM pg_event_trigger_ddl_commands();  -- an error outside of event triggers
     IF strpos(statement, 'unlogged') > 0 THEN
-        PERFORM set_config('pgkeep.stepping_aside', 'on', true);
         PERFORM {SCHEMA}.publish(p.oid, p.pubname, false)
            FROM ({_PUBLISHED}) p JOIN pg_class c ON c.oid = p.oid
           WHERE strpos(statement, lower(c.relname)) > 0;
-        PERFORM set_config('pgkeep.stepping_aside', 'off', true);
     END IF;
 EXCEPTION WHEN OTHERS THEN
     RAISE LOG 'pgkeep: %', SQLERRM;
@@ -234,14 +234,15 @@ _HARMLESS = "'REFRESH MATERIALIZED VIEW', 'REINDEX'"
 # it; what goes with its table does not matter.
 RECORD = f"""
 CREATE OR REPLACE FUNCTION {SCHEMA}.record(event text, tag text, role text, path text) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan AS $function$
 DECLARE
     objects jsonb;
     tables oid[];
     done jsonb;
 BEGIN
     IF tag IN ({_HARMLESS}) OR tag = 'ALTER PUBLICATION'
-       AND current_setting('pgkeep.stepping_aside', true) = 'on' THEN
+       AND current_setting('pgkeep.publishing', true) = 'on' THEN
         RETURN;
     ELSIF event = 'ddl_command_end' THEN
         SELECT jsonb_agg(jsonb_build_object(

@@ -14,10 +14,7 @@ from pgkeep.errors import SchemaChangedUnseen, SlotLost
 from pgkeep.model import Lsn, TableName
 from pgkeep.postgres.ddl import PREFIX
 from pgkeep.postgres.session import Connection
-from pgkeep.postgres.slot import RawMessage, Slot
-
-# By so much a position may lie before the end of what had committed by then.
-_LONGEST_PAGE_HEADER_BYTES = 40
+from pgkeep.postgres.slot import LONGEST_PAGE_HEADER_BYTES, RawMessage, Slot
 
 
 class Source(Protocol):
@@ -123,7 +120,7 @@ class Decoded:
         yield from translator.translate(self._slot.peek_text(up_to_changes, since=since))
         # One that committed after the position was read is nobody's business yet.
         held_back = translator.held_back_at
-        is_late = held_back is None or held_back > until + _LONGEST_PAGE_HEADER_BYTES
+        is_late = held_back is None or held_back > until + LONGEST_PAGE_HEADER_BYTES
         self.left_more = translator.lines >= up_to_changes or not is_late
 
     def look_after(self) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ _NO_MORE = b"\xff\xff"
 
 # A position at the beginning of a page of WAL lies behind the page's header, or before it.
 _WAL_PAGE_BYTES = 8192
-_LONGEST_PAGE_HEADER_BYTES = 40
+LONGEST_PAGE_HEADER_BYTES = 40
 _PATIENCE_SECONDS = 3.0
 
 
@@ -243,7 +243,7 @@ class Slot:
 def _before_page_header(lsn: Lsn) -> Lsn:
     """Where the WAL before it ends, which is what a flush reaches."""
     offset = lsn % _WAL_PAGE_BYTES
-    return Lsn(lsn - offset) if offset <= _LONGEST_PAGE_HEADER_BYTES else lsn
+    return Lsn(lsn - offset) if offset <= LONGEST_PAGE_HEADER_BYTES else lsn
 
 
 def _rows(copy: Iterator[bytes] | psycopg.Copy) -> Iterator[tuple[int, RawMessage]]:

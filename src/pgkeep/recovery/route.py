@@ -62,9 +62,18 @@ def _needed(run: Run, point: SnapshotPoint, moment: Moment) -> tuple[SegmentName
     last = len(segments) - 1
     for at in range(first, len(segments)):
         if _is_beyond(segments[at], moment) and segments[at].ends_whole and segments[at].end > lsn:
-            last = at
+            last = _until_time_goes_on(segments, at) if isinstance(moment, AtTime) else at
             break
     return segments[first : last + 1]
+
+
+def _until_time_goes_on(segments: tuple[SegmentName, ...], at: int) -> int:
+    """The first whole segment with a later time than this one: where the server's clock went back,
+    heads keep the latest time that there was, and what they hold may be from long before."""
+    for later in range(at + 1, len(segments)):
+        if segments[later].covered > segments[at].covered and segments[later].ends_whole:
+            return later
+    return len(segments) - 1
 
 
 def _is_beyond(segment: SegmentName, moment: Moment) -> bool:

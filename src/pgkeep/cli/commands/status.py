@@ -18,7 +18,7 @@ from pgkeep.cli.context import Context
 from pgkeep.cli.options import command_options
 from pgkeep.config import ObjectivesConfig
 from pgkeep.errors import ExitCode, PgkeepError, UsageError
-from pgkeep.model import Kind, Manifest, TableName
+from pgkeep.model import CLOCK_TOLERANCE, Kind, Manifest, TableName
 from pgkeep.postgres.session import connect, translated
 from pgkeep.postgres.slot import Slot, SlotState
 from pgkeep.recovery.objectives import Facts, Objective, Trend, judge, trend
@@ -95,9 +95,18 @@ class DatabaseStatus:
         return self.reach.covered is not None
 
     def behind(self, now: datetime) -> timedelta | None:
-        """What would be lost now."""
+        """What would be lost now, if that is known."""
         covered = self.reach.covered
-        return None if covered is None else max((self.live.now or now) - covered, timedelta(0))
+        if covered is None or self.clock_went_back:
+            return None
+        return max((self.live.now or now) - covered, timedelta(0))
+
+    @property
+    def clock_went_back(self) -> timedelta:
+        """By how much the server's clock is behind what it was when changes were captured."""
+        covered, now = self.reach.covered, self.live.now
+        back = covered - now if covered is not None and now is not None else timedelta(0)
+        return back if back > CLOCK_TOLERANCE else timedelta(0)
 
     def needs_attention(self, now: datetime) -> bool:
         behind = self.behind(now)
@@ -106,6 +115,7 @@ class DatabaseStatus:
             self.listing.problems
             or not self.listing.backups
             or self.is_ahead(now)
+            or self.clock_went_back
             or any(self.lacking.values())
             or (self.drills and self.drills[0].outcome is Outcome.FAILED)
             or (behind is not None and behind > _LONG)
@@ -230,6 +240,14 @@ def _show_reach(context: Context, one: DatabaseStatus, now: datetime) -> None:
             out.print(f"  [yellow]gap[/]          {lost} in which only backups can be reached")
         out.print(f"  every second {words.moment(window.begins)} to {words.moment(window.ends)}")
     behind = one.behind(now)
+    if one.clock_went_back:
+        back = words.duration(one.clock_went_back.total_seconds())
+        out.print(
+            f"  [yellow]![/] the server's clock is {back} behind the journal: it went back. Until"
+            " it is as far again the loss window is not known, and a time may mean two moments;"
+            " an LSN or a transaction means one"
+        )
+        return
     if behind is None:
         out.print("  [dim]changes     are not captured: pgkeep capture[/]")
         return
