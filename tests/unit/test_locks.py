@@ -130,13 +130,33 @@ def test_a_lock_that_is_younger_than_the_objects_is_found_with_few_questions(
     clock: FakeClock, store: LockingStore
 ) -> None:
     store.days = 0
-    store_some(clock, store, text="unlocked", count=300)
-    clock.advance(DAY)
+    for second in range(300):
+        store_some(clock, store, text=f"unlocked{second}.", count=1)
+        clock.advance(timedelta(seconds=1))
     store.days = 60
-    store_some(clock, store, text="locked", count=700)
+    for second in range(700):
+        store_some(clock, store, text=f"locked{second}.", count=1)
+        clock.advance(timedelta(seconds=1))
     store.asked = 0
     assert usable(clock, store) == 700
-    assert store.asked <= 11
+    assert store.asked <= 13
+
+
+@pytest.mark.parametrize("spread", range(6))
+def test_a_lock_that_begins_within_a_second_covers_what_came_after_it(
+    clock: FakeClock, store: LockingStore, spread: int
+) -> None:
+    """Times are told to the second: names decide nothing about what was stored first."""
+    second = timedelta(seconds=1)
+    store.days = 0
+    store_some(clock, store, text="long before")
+    clock.advance(second)
+    store_some(clock, store, text=f"just before {spread}", count=9)
+    store.days = 60
+    store_some(clock, store, text=f"just after {spread}", count=9)
+    clock.advance(second)
+    store_some(clock, store, text="long after")
+    assert usable(clock, store) == 9 + 3
 
 
 def test_who_may_not_ask_for_locks_goes_by_age(clock: FakeClock, store: LockingStore) -> None:

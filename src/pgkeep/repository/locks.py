@@ -10,9 +10,11 @@ stored anew. No right is needed for that but to write.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 
 from pgkeep.errors import StoreAccessDenied
 from pgkeep.repository.repository import Repository
@@ -64,27 +66,35 @@ def fading(
 
     Most are told by their age. Of the others some are asked for, since the lock may be younger
     than they are: by halving, as a lock, once it was right, stays so for all that is stored later.
+    Stores tell times to the second, so all that was stored in the seconds around that moment is
+    asked for.
     """
     if term is None:
         return set()
-    in_order = sorted(files, key=_stored)
-    first = bisect_left(in_order, until - term.lasts, key=_stored)
-    young = in_order[first:]
-    return {file.name for file in (*in_order[:first], *young[: _unlocked(store, young, until)])}
+    expired, young = [], defaultdict[datetime, list[str]](list)
+    for file in files:
+        stored = file.stored or datetime.min.replace(tzinfo=UTC)
+        if stored < until - term.lasts:
+            expired.append(file.name)
+        else:
+            young[stored].append(file.name)
+    return {*expired, *_unlocked(store, [young[moment] for moment in sorted(young)], until)}
 
 
-def _stored(file: StoredFile) -> datetime:
-    return file.stored or datetime.min.replace(tzinfo=UTC)
+def _unlocked(store: Store, in_order: Sequence[Sequence[str]], until: datetime) -> Iterator[str]:
+    """Those not locked until then, of names that were stored at the same time; none if not told."""
 
+    def locked(name: str) -> bool:
+        return is_locked(store, name, until - _SLACK)
 
-def _unlocked(store: Store, in_order: Sequence[StoredFile], until: datetime) -> int:
-    """How many of the oldest are not locked until then; none if it may not be asked."""
     try:
-        return bisect_left(
-            in_order, True, key=lambda file: is_locked(store, file.name, until - _SLACK)
-        )
+        first = bisect_left(in_order, True, key=lambda names: locked(names[0]))
+        around = range(max(first - 1, 0), first + 1 if first else 0)
+        yield from chain.from_iterable(in_order[: around.start])
+        for names in in_order[around.start : around.stop]:
+            yield from (name for name in names if not locked(name))
     except StoreAccessDenied:
-        return 0
+        return
 
 
 def is_locked(store: Store, name: str, until: datetime) -> bool:
