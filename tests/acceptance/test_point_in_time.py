@@ -37,6 +37,7 @@ from pgkeep.postgres.server import ScratchServer
 from pgkeep.recovery.journey import choose_journey
 from pgkeep.recovery.moment import AtTransaction
 from pgkeep.recovery.onward import Onward, quiet_session
+from pgkeep.recovery.refusing import RefusingChecks
 from pgkeep.recovery.replay import Replayer, replay
 from pgkeep.repository.journal_copies import JournalCopies
 from pgkeep.repository.repository import open_contents
@@ -157,7 +158,7 @@ def replay_looking(history: History, backup: str, chosen: set[int]) -> int:
     )
     address = Address.parse(history.target)
     with quiet_session(address) as connection:
-        onward = Onward(connection, way.contents, Silent(), owners=True)
+        onward = Onward(connection, way.contents, Silent(), owners=True, refusing=RefusingChecks())
         replayer = Stepping(onward.writer, onward.describe, onward.run_change, Silent())
         replayer.look(history, chosen)
         with onward.triggers_off():

@@ -23,6 +23,7 @@ from pgkeep.postgres.pgoutput import (
 from pgkeep.recovery.apply import Batch, Writer
 from pgkeep.recovery.netting import RowChange
 from pgkeep.recovery.onward import quiet_session
+from pgkeep.recovery.refusing import RefusingChecks
 from pgkeep.recovery.tables import TargetTable, describe_table
 
 MANY = range(100)
@@ -65,7 +66,7 @@ def keyed(connection: psycopg.Connection) -> TargetTable:
 
 @pytest.fixture
 def write(connection: psycopg.Connection) -> Callable[..., None]:
-    writer = Writer(connection)
+    writer = Writer(connection, RefusingChecks())
 
     def write(table: TargetTable, *changes: RowChange) -> None:
         batch = Batch()

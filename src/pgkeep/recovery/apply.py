@@ -26,6 +26,7 @@ from pgkeep.recovery.netting import (
     net_by_key,
     net_by_row,
 )
+from pgkeep.recovery.refusing import RefusingChecks
 from pgkeep.recovery.tables import TargetTable
 
 # For fewer changes than these, a stage is not worth its statements.
@@ -82,15 +83,31 @@ class _Diverged(Exception):
 class Writer:
     """Writes batches through one connection. Not for several threads at once."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, refusing: RefusingChecks) -> None:
         connection.adapters.register_dumper(_Text, _TextDumper)
         connection.prepare_threshold = 2
         self._connection = connection
+        self._refusing = refusing
         self._cursor = psycopg.RawCursor(connection)
         self._staged: set[str] = set()
 
     def write(self, batch: Batch) -> None:
         """One transaction. `ReplayFailed` names the table whose changes do not fit."""
+        staged = frozenset(self._staged)
+        while True:
+            try:
+                self._write(batch)
+            except ReplayFailed as exc:
+                self._staged = set(staged)  # what was made since then is taken back
+                refused = exc.__cause__
+                if not isinstance(refused, psycopg.errors.CheckViolation):
+                    raise
+                if not self._refusing.take_away(self._connection, refused):
+                    raise
+            else:
+                return
+
+    def _write(self, batch: Batch) -> None:
         with self._connection.transaction():
             for queue in batch.queues.values():
                 with _named(queue.table):

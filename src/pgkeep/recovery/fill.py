@@ -215,8 +215,9 @@ class _Filling:
         run = self._run
         try:
             stored = load.load_part(
-                self._sessions, run.request.sealed, table.plan, part, self._seed, run.reporter
-            )
+                self._sessions, run.request.sealed, table.plan, part, self._seed, run.reporter,
+                run.refusing if run.scope.schema or run.scope.into_schema else None,
+            )  # fmt: skip
         except PgkeepError as exc:
             stored, group.damaged = RowSum(), True
             if load.is_damage(exc) or not run.landing.refuse_rows(table.plan, exc):

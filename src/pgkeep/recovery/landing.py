@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import psycopg
 
@@ -23,6 +23,7 @@ from pgkeep.postgres.statements import database_grants, database_settings, refre
 from pgkeep.recovery import target
 from pgkeep.recovery.plan import RestorePlan, Scope, TableRestore
 from pgkeep.recovery.refusals import Refused, meaning_of, named
+from pgkeep.recovery.refusing import RefusingChecks
 from pgkeep.recovery.request import RestoreRequest
 
 _ENTRY = re.compile(rb"^-- TOC entry (\d+) \(", re.M)
@@ -42,6 +43,7 @@ class Run:
     reporter: Reporter
     landing: Landing
     """What is special about the target."""
+    refusing: RefusingChecks = field(default_factory=RefusingChecks)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+import psycopg
+
 from pgkeep.errors import DamagedObject, ObjectMissing, PgkeepError, RestoreFailed
 from pgkeep.events import Progressed, Reporter
 from pgkeep.model import LargeObjects, Part, SealedStream, SequenceValue
@@ -22,6 +24,7 @@ from pgkeep.postgres.statements import (
 )
 from pgkeep.recovery.digest import RowDigest, RowSum
 from pgkeep.recovery.plan import TableRestore
+from pgkeep.recovery.refusing import RefusingChecks
 from pgkeep.repository.objects import ObjectSource, read_stream
 from pgkeep.sealing import X25519Identity
 
@@ -92,25 +95,34 @@ def load_part(
     part: Part,
     seed: int,
     reporter: Reporter,
+    refusing: RefusingChecks | None = None,
 ) -> RowSum:
-    """Load one part, in one transaction that ends well only if the part's hash is right."""
+    """Load one part, in one transaction that ends well only if the part's hash is right.
+
+    A constraint that refuses a row is taken away, if there is somebody to make it again.
+    """
     command = copy_in(table.load_name, table.columns)
     if table.where:
         command += f" WHERE ({table.where})"
-    text = sealed.text(part)
-    if table.without:
-        text = without_columns(text, _places(table))
     with sessions.borrow() as connection:
-        return _copy(
-            connection,
-            command,
-            text,
-            part,
-            str(table.name),
-            seed,
-            reporter,
-            takes_all=not table.where,
-        )
+        while True:
+            text = sealed.text(part)
+            if table.without:
+                text = without_columns(text, _places(table))
+            try:
+                return _copy(
+                    connection,
+                    command,
+                    text,
+                    part,
+                    str(table.name),
+                    seed,
+                    reporter,
+                    takes_all=not table.where,
+                )
+            except psycopg.errors.CheckViolation as exc:
+                if refusing is None or not refusing.take_away(connection, exc):
+                    raise
 
 
 def _places(table: TableRestore) -> frozenset[int]:

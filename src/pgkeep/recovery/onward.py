@@ -22,6 +22,7 @@ from pgkeep.postgres.statements import set_sequence
 from pgkeep.recovery import target
 from pgkeep.recovery.apply import Writer
 from pgkeep.recovery.journey import Journey
+from pgkeep.recovery.refusing import RefusingChecks
 from pgkeep.recovery.replay import STAGE, Replayed, Replayer, SequenceSamples, replay
 from pgkeep.recovery.sequences import sequence_state
 from pgkeep.recovery.survey import Transaction
@@ -147,14 +148,16 @@ def go_on(
     *,
     owners: bool = True,
     only: Only | None = None,
+    refusing: RefusingChecks,
 ) -> ReplayResult:
     """Replay on top of a backup that is whole in the target, or of some tables of it."""
     survey = journey.survey
     reporter.report(StageBegan(STAGE, total_rows=survey.changes))
     with quiet_session(address) as connection, translated(address):
-        onward = Onward(connection, contents, reporter, owners=owners, only=only)
+        onward = Onward(connection, contents, reporter, owners=owners, only=only, refusing=refusing)
         with onward.triggers_off():
             done = onward.replay(journey)
+        refusing.settle(connection)
         onward.set_sequences(done.sequences)
         not_exact = tuple(onward.not_exact(done.partly))
     summary = f"{done.changes:,} changes of {done.transactions:,} transactions"
@@ -194,6 +197,7 @@ class Onward:
         *,
         owners: bool,
         only: Only | None = None,
+        refusing: RefusingChecks,
     ) -> None:
         self._connection = connection
         self._only = only
@@ -202,7 +206,8 @@ class Onward:
         self._has_large_objects = only is None and bool(contents.large_objects.owners)
         self._reporter = reporter
         self._owners = owners
-        self.writer = Writer(connection)
+        self._refusing = refusing
+        self.writer = Writer(connection, refusing)
         self._passed_over: set[TableName] = set()
         self._described = 0
         self._schema_changed = False
@@ -394,6 +399,7 @@ class Onward:
     def run_change(self, change: SchemaChange) -> None:
         """Do a schema change again."""
         self.writer.drop_stages()
+        self._refusing.make_again(self._connection)
         self._triggers.on()
         self._schema_changed = True
         settings = self._settings()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pgkeep.events import Progressed, Reporter
 from pgkeep.model import LargeObjects, SequenceValue, TableName
 from pgkeep.postgres import catalog
-from pgkeep.postgres.archive import Archive, Selection, compare_archives
+from pgkeep.postgres.archive import Archive, Difference, Selection, compare_archives
 from pgkeep.postgres.copying import CopyReader
 from pgkeep.postgres.session import Connection
 from pgkeep.recovery.digest import RowDigest, RowSum
@@ -123,6 +124,7 @@ def compare_definitions(
     owners: bool,
     privileges: bool,
     more_in_target: bool,
+    explained: Callable[[Difference], bool],
 ) -> tuple[str, ...]:
     """Definitions that differ, in words; `more_in_target` lets it hold others besides."""
     found = compare_archives(source, target, only=selection, owners=owners, privileges=privileges)
@@ -130,4 +132,5 @@ def compare_definitions(
         str(difference)
         for difference in found
         if not (more_in_target and difference.what == "not in the source")
+        and not explained(difference)
     )

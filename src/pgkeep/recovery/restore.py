@@ -361,6 +361,7 @@ def _finish(run: Run, filled: Filled, roles: tuple[str, ...]) -> RestoreResult:
                 run.reporter,
                 owners=run.request.owners,
                 only=_only(run),
+                refusing=run.refusing,
             )
         _settle(run, filled.analyzed - (replayed.tables if replayed else frozenset()))
     return RestoreResult(
@@ -369,7 +370,7 @@ def _finish(run: Run, filled: Filled, roles: tuple[str, ...]) -> RestoreResult:
         lost,
         run.plan.matviews,
         replayed,
-        tuple(run.landing.refused),
+        (*run.landing.refused, *run.refusing.refused),
         tuple(run.landing.remarks),
     )
 
@@ -396,6 +397,7 @@ def _complete(run: Run, filled: Filled) -> tuple[Lost, ...]:
     Returns what could not be made since rows that it needs are lost.
     """
     run.reporter.report(StageBegan(FINISHING))
+    run.refusing.settle(run.connection)
     run.landing.filled(run)
     late = _not_there_yet(run, run.plan.after)
     lost = tuple(_make_what_can_be(run, late)) if filled.lost else ()
@@ -449,8 +451,10 @@ def _prove(run: Run, filled: Filled) -> proof.Proof:
             owners=run.request.owners,
             privileges=run.request.privileges,
             more_in_target=expected.more_in_target,
+            explained=run.refusing.explains,
         )
         definitions = run.plan.definitions
+        not_compared += run.refusing.not_compared
         if run.request.journey is not None:
             definitions -= len(run.plan.guards)
     elif run.scope.into_schema is not None:
