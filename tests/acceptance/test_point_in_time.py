@@ -365,6 +365,43 @@ def test_plain_schema_changes_are_replayed_between_the_rows(shop: Shop) -> None:
     )
 
 
+MIGRATION = """
+    BEGIN;
+    -- as many tools send a file: all at once
+    CREATE TYPE colour AS ENUM ('red', 'green');
+    CREATE TABLE paints (id serial PRIMARY KEY, colour colour DEFAULT 'red', item integer);
+    ALTER TABLE items ADD COLUMN colour colour DEFAULT 'green', DROP COLUMN price;
+    ALTER TABLE paints ADD FOREIGN KEY (item) REFERENCES items;
+    CREATE INDEX ON paints (colour);
+    DROP TABLE notes;
+    CREATE FUNCTION same(a integer) RETURNS integer LANGUAGE sql AS 'SELECT a; ';
+    CREATE VIEW green AS SELECT * FROM items WHERE colour = 'green';
+    ALTER TABLE paints ENABLE ROW LEVEL SECURITY;
+    CREATE POLICY all_of_them ON paints USING (true);
+    COMMENT ON TABLE paints IS 'new; and wet';
+    COMMIT;
+"""
+
+
+@pytest.mark.parametrize(
+    "text", [MIGRATION, MIGRATION.replace("BEGIN;", "").replace("COMMIT;", "")]
+)
+def test_a_migration_that_was_sent_as_one_text_is_done_again(shop: Shop, text: str) -> None:
+    shop.workbench.pgkeep("backup", "shop")
+    shop.run("UPDATE items SET price = price + 1", text,
+             "INSERT INTO paints (item) SELECT id FROM items", "DELETE FROM paints WHERE id < 5",
+             text.replace("paints", "more").replace("colour", "tone").replace("green", "grey")
+             .replace("DROP COLUMN price", "DROP COLUMN colour CASCADE").replace("same", "other")
+             .replace("DROP TABLE notes", "DROP TABLE paints"))  # fmt: skip
+    shop.journal.cut()
+    shop.restore("--to-last-reachable")
+    without = ("--no-publications",)
+    assert_same(
+        take_picture(shop.source, dump_options=without),
+        take_picture(shop.target, dump_options=without),
+    )
+
+
 OF_OTHERS = (
     "CREATE TABLE copied AS SELECT * FROM notes",
     "ALTER TABLE copied RENAME TO other",
@@ -520,7 +557,7 @@ def test_a_column_that_was_added_to_the_table_comes_along(shop: Shop) -> None:
         "ALTER TABLE items ADD COLUMN seen timestamptz DEFAULT now()",
         "CREATE TABLE copied AS SELECT * FROM items",
         "DO $$ BEGIN ALTER TABLE items DROP COLUMN price; END $$",
-        "CREATE TABLE one (id integer); CREATE TABLE two (id integer)",
+        "CREATE TABLE one (id integer); INSERT INTO one VALUES (1); ALTER TABLE one ADD n text",
     ],
 )
 def test_other_schema_changes_stop_the_replay_before_their_transaction(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pgkeep.model import TableName
-from pgkeep.postgres.concern import concerns, treatment_for
+from pgkeep.postgres.concern import OfSomeTables, concerns
 from pgkeep.postgres.ddl import ChangedObject, SchemaChange, Treatment
 
 ITEMS = TableName("public", "items")
@@ -65,13 +65,13 @@ DOES = (
 @pytest.mark.parametrize("one", NOT, ids=str)
 def test_what_has_nothing_to_do_with_a_table_is_passed_over(one: SchemaChange) -> None:
     assert not concerns(one, [ITEMS])
-    assert treatment_for([ITEMS], renamed=False)(one) is Treatment.IGNORE
+    assert OfSomeTables([ITEMS], renamed=False)(one) is Treatment.IGNORE
 
 
 @pytest.mark.parametrize("one", DOES, ids=str)
 def test_what_may_have_to_do_with_it_is_not(one: SchemaChange) -> None:
     assert concerns(one, [ITEMS])
-    assert treatment_for([ITEMS], renamed=True)(one) is Treatment.STOP
+    assert OfSomeTables([ITEMS], renamed=True)(one) is Treatment.STOP
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,30 @@ def test_a_quote_within_a_name_hides_no_change_of_its_table(query: str) -> None:
 
 def test_a_plain_change_of_the_table_is_done_again_where_it_has_its_name() -> None:
     adds = change("ALTER TABLE", "ALTER TABLE items ADD x int", ("table", "public.items"))
-    assert treatment_for([ITEMS], renamed=False)(adds) is Treatment.RUN
+    assert OfSomeTables([ITEMS], renamed=False)(adds) is Treatment.RUN
     for query in ("ALTER TABLE items RENAME TO things", "ALTER TABLE items ATTACH PARTITION p"):
         other = change("ALTER TABLE", query, ("table", "public.items"))
-        assert treatment_for([ITEMS], renamed=False)(other) is Treatment.STOP
+        assert OfSomeTables([ITEMS], renamed=False)(other) is Treatment.STOP
+
+
+def test_what_needs_something_that_was_passed_over_stops() -> None:
+    makes = change("CREATE TYPE", "CREATE TYPE size AS ENUM ('s')", ("type", "public.size"))
+    odd = change("CREATE FUNCTION", "...", ("function", 'public."a ""b"(integer)'))
+    adds = [
+        change("ALTER TABLE", f"ALTER TABLE items {what}", ("table", "public.items"))
+        for what in ("ADD x public.size", 'ADD x text CHECK ("a ""b"(1))', "ADD sizes text")
+    ]
+    before, after = OfSomeTables([ITEMS], renamed=False), OfSomeTables([ITEMS], renamed=False)
+    assert [after(one) for one in (makes, odd)] == [Treatment.IGNORE] * 2
+    assert [before(one) for one in adds] == [Treatment.RUN] * 3
+    assert [after(one) for one in adds] == [Treatment.STOP, Treatment.STOP, Treatment.RUN]
+
+
+def test_a_text_of_many_statements_stops_where_it_names_the_table() -> None:
+    query = "CREATE TYPE size AS ENUM ('s'); ALTER TABLE items ADD x size"
+    first = change("CREATE TYPE", query, ("type", "public.size"))
+    assert OfSomeTables([ITEMS], renamed=False)(first) is Treatment.STOP
+    other = [TableName("public", "orders")]
+    assert OfSomeTables(other, renamed=False)(first) is Treatment.IGNORE
+    second = change("ALTER TABLE", query, ("table", "public.items"), nested=True, continues=True)
+    assert OfSomeTables([ITEMS], renamed=False)(second) is Treatment.STOP

@@ -39,7 +39,7 @@ from pgkeep.postgres.ddl import (
     ],
 )
 def test_a_text_falls_into_statements(text: str, statements: list[list[str]]) -> None:
-    assert list(split(text)) == statements
+    assert list(map(list, split(text))) == statements
 
 
 def change(tag: str, query: str, **more: object) -> SchemaChange:
@@ -69,6 +69,9 @@ def change(tag: str, query: str, **more: object) -> SchemaChange:
         ("ALTER TYPE", "ALTER TYPE mood ADD VALUE 'new' BEFORE 'old'"),
         ("COMMENT", "COMMENT ON TABLE a IS 'x; y'"),
         ("GRANT", "GRANT SELECT ON a TO PUBLIC"),
+        ("CREATE TABLE", "CREATE TABLE a (b int); CREATE INDEX ON a (b); GRANT SELECT ON a TO c"),
+        ("CREATE TABLE", "begin; CREATE TABLE a (b int); COMMENT ON TABLE a IS 'x;'; COMMIT;"),
+        ("CREATE TABLE", "START TRANSACTION; CREATE TABLE a (b int); END"),
         ("ALTER DEFAULT PRIVILEGES", "ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO b"),
     ],
 )
@@ -79,7 +82,15 @@ def test_a_plain_statement_is_done_again(tag: str, query: str) -> None:
 @pytest.mark.parametrize(
     ("tag", "query"),
     [
-        ("CREATE TABLE", "CREATE TABLE a (b int); CREATE TABLE c (d int)"),
+        ("CREATE TABLE", "CREATE TABLE a (b int); INSERT INTO a VALUES (1)"),
+        ("CREATE TABLE", "CREATE TABLE a (b int); ALTER TABLE a ADD c timestamp DEFAULT now()"),
+        ("CREATE TABLE", "CREATE TABLE a (b int); SELECT make_table()"),
+        ("CREATE TABLE", "SET search_path = s; CREATE TABLE a (b int)"),
+        ("CREATE TABLE", "CREATE TABLE a (b int); COMMIT"),
+        ("CREATE TABLE", "BEGIN; CREATE TABLE a (b int)"),
+        ("CREATE TABLE", "BEGIN; CREATE TABLE a (b int); COMMIT; BEGIN; DROP TABLE a; COMMIT"),
+        ("CREATE TABLE", "BEGIN; COMMIT"),
+        ("CREATE INDEX", "CREATE TABLE a (b int); DROP TABLE c"),
         ("CREATE TABLE", "DO $$ BEGIN CREATE TABLE a (b int); END $$"),
         ("CREATE TABLE", "SELECT make_table()"),
         ("CREATE TABLE AS", "CREATE TABLE a AS SELECT 1"),
@@ -191,6 +202,30 @@ def test_a_rewrite_comes_first_and_stops_the_statement() -> None:
     query = "ALTER TABLE a ALTER b TYPE text"
     first = ChangeReader().take(message("table_rewrite", "ALTER TABLE", query, "s.a"))
     assert treatment(first) is Treatment.STOP
+
+
+def test_a_text_of_plain_statements_is_done_at_its_first_event() -> None:
+    query = "CREATE TABLE a (b int); ALTER TABLE a DROP b; CREATE EXTENSION citext"
+    plain, whole = (
+        [
+            message("ddl_command_end", "CREATE TABLE", text, "s.a"),
+            message("sql_drop", "ALTER TABLE", None, "s.a"),
+            message("ddl_command_end", "ALTER TABLE", None, "s.a"),
+        ]
+        for text in (query.rpartition(";")[0], query)
+    )
+    assert treatments(*plain) == [Treatment.RUN, Treatment.DONE, Treatment.DONE]
+    assert treatments(*whole) == [Treatment.STOP] * 3
+    rewrite = message("table_rewrite", "ALTER TABLE", None, "s.a")
+    assert treatments(plain[0], rewrite) == [Treatment.RUN, Treatment.STOP]
+    other = message("ddl_command_end", "CREATE VIEW", None, "s.a")
+    assert treatments(plain[0], other) == [Treatment.RUN, Treatment.STOP]
+    assert treatments(plain[1]) == [Treatment.STOP]  # its text was in another transaction
+
+
+def treatments(*messages: bytes) -> list[Treatment]:
+    reader = ChangeReader()
+    return [treatment(reader.take(one)) for one in messages]
 
 
 def test_more_commands_of_one_text_are_nested() -> None:

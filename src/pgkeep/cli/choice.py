@@ -11,7 +11,7 @@ from pgkeep.cli.context import Context, Found
 from pgkeep.cli.options import refuse_together
 from pgkeep.errors import MomentUnreachable
 from pgkeep.model import Contents, Kind, Manifest, TableName
-from pgkeep.postgres.concern import Treat, treatment_for
+from pgkeep.postgres.concern import OfSomeTables, Treat
 from pgkeep.postgres.ddl import treatment
 from pgkeep.recovery.journey import Journey, choose_journey
 from pgkeep.recovery.moment import AtEnd, AtTime, AtTransaction, Moment, parse_moment
@@ -110,7 +110,7 @@ def _treat_for(scope: Scope, contents: Contents) -> Treat:
     if not tables <= known:
         schemas = {table.schema for table in tables}
         tables |= {name for name in known if name.schema in schemas}
-    return treatment_for(tables, renamed=scope.into_schema is not None)
+    return OfSomeTables(tables, renamed=scope.into_schema is not None)
 
 
 def critical_tables(context: Context, database: str) -> tuple[TableName, ...]:

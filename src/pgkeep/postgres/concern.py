@@ -1,4 +1,4 @@
-"""Which schema changes concern some tables, so that others need not be done again. Pure.
+"""Which schema changes concern some tables, so that others need not be done again.
 
 Where only a few tables are restored to a moment, a change that surely has nothing to do with them
 is passed over. Whatever cannot be told apart concerns them.
@@ -7,11 +7,10 @@ is passed over. Whatever cannot be told apart concerns them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
-from functools import partial
+from collections.abc import Callable, Collection, Iterator
 
 from pgkeep.model import TableName
-from pgkeep.postgres.ddl import SchemaChange, Treatment, split, treatment
+from pgkeep.postgres.ddl import SchemaChange, Treatment, is_alone, split, treatment
 
 Treat = Callable[[SchemaChange], Treatment]
 """What a replay does when it meets a change."""
@@ -26,6 +25,10 @@ _HARMLESS = frozenset(
         "foreign table column",
     }
 )  # fmt: skip
+# A column may be of such a type, or its default or a constraint may use it.
+_USABLE = frozenset(
+    {"type", "function", "aggregate", "operator", "collation", "sequence", "schema"}
+)
 _NEW = ("CREATE TYPE", "CREATE DOMAIN", "CREATE COLLATION", "CREATE OPERATOR", "CREATE CONVERSION")
 _SAYINGS = ("COMMENT", "GRANT", "REVOKE", "ALTER DEFAULT PRIVILEGES", "SECURITY LABEL")
 # What brings another table in, or takes one away.
@@ -38,18 +41,40 @@ _RENAMES = ("ALTER TABLE", "ALTER SCHEMA")
 _ESCAPED_NAME = re.compile(r'\bu&"', re.IGNORECASE)
 
 
-def treatment_for(tables: Collection[TableName], *, renamed: bool) -> Treat:
-    """How changes are treated where just these tables are restored; `renamed`: elsewhere, so that
-    no statement that names them can be done again."""
-    return partial(_treatment, tables=frozenset(tables), renamed=renamed)
+class OfSomeTables:
+    """How changes are treated where just these tables are restored: one for each pass.
+
+    `renamed`: they are restored elsewhere, so that no statement that names them can be done again.
+    """
+
+    def __init__(self, tables: Collection[TableName], *, renamed: bool) -> None:
+        self._tables = frozenset(tables)
+        self._renamed = renamed
+        self._not_made: set[str] = set()
+        """The names of what was passed over, and a later statement may need."""
+
+    def __call__(self, change: SchemaChange) -> Treatment:
+        found = treatment(change)
+        if found is Treatment.IGNORE:
+            return found
+        if not concerns(change, self._tables):
+            self._not_made.update(_usable_names(change))
+            return Treatment.IGNORE
+        is_of_one_table = (
+            change.tag == "ALTER TABLE" and is_alone(change) and not _FAMILY.search(change.query)
+        )
+        if self._renamed or not is_of_one_table:
+            return Treatment.STOP
+        needs = any(_names(name, change.query) for name in self._not_made)
+        return Treatment.STOP if needs else found
 
 
-def _treatment(change: SchemaChange, *, tables: frozenset[TableName], renamed: bool) -> Treatment:
-    found = treatment(change)
-    if found is Treatment.IGNORE or not concerns(change, tables):
-        return Treatment.IGNORE
-    is_of_one_table = change.tag == "ALTER TABLE" and not _FAMILY.search(change.query)
-    return found if is_of_one_table and not renamed else Treatment.STOP
+def _usable_names(change: SchemaChange) -> Iterator[str]:
+    """What a change makes that a column or a constraint of another table may use."""
+    for one in change.objects:
+        if one.type in _USABLE:
+            identity = one.identity.partition("(")[0].removeprefix(f"{one.schema}.")
+            yield identity.removeprefix('"').removesuffix('"').replace('""', '"')
 
 
 def concerns(change: SchemaChange, tables: Collection[TableName]) -> bool:

@@ -1,7 +1,7 @@
 """Schema changes as the journal tells them, and which of them may be done again elsewhere. Pure.
 
 An event trigger writes each as a logical message in the transaction that made it. To do one again
-is safe only where its words alone decide what it does: one plain statement, whose result depends
+is safe only where its words alone decide what it does: plain statements, whose result depends
 neither on the clock nor on rows.
 """
 
@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import lru_cache
+from itertools import groupby
 from typing import Any
 
 from pgkeep.errors import JournalInvalid
@@ -61,6 +63,8 @@ class SchemaChange:
     objects: tuple[ChangedObject, ...] = ()
     rewrites: bool = False
     """Whether it wrote a table anew."""
+    continues: bool = False
+    """Whether an earlier event of the transaction had the text."""
     nested: bool = False
     """Whether more than one command came of what the client sent: a function, a DO block, or many
     statements at once."""
@@ -125,7 +129,7 @@ class ChangeReader:
         return change
 
     def _continued(self, change: SchemaChange) -> SchemaChange:
-        last = self._last
+        last, change = self._last, replace(change, continues=True)
         if last is None:
             return change
         place, before = _ORDER.get(change.event, 0), _ORDER.get(last.event, 0)
@@ -152,6 +156,9 @@ class Treatment(Enum):
     IGNORE = "ignore"
     """It concerns nothing that is restored, or is done at the end anyway."""
     RUN = "run"
+    """All that the client sent is done again."""
+    DONE = "done"
+    """It was, when its first event was met."""
     STOP = "stop"
 
 
@@ -164,6 +171,9 @@ _KINDS = frozenset(
         "STATISTICS", "CAST",
     }
 )  # fmt: skip
+_TAGS = (*_NOT_ROWS, *(f"{verb} {kind}" for verb in _VERBS for kind in sorted(_KINDS)))
+_BEGINS = ("BEGIN", "BEGIN TRANSACTION", "BEGIN WORK", "START TRANSACTION")
+_ENDS = ("COMMIT", "COMMIT TRANSACTION", "COMMIT WORK", "END", "END TRANSACTION")
 # Words that may stand between CREATE and the kind of what is created.
 _BETWEEN = frozenset({"OR", "REPLACE", "UNIQUE", "RECURSIVE", "CONSTRAINT", "UNLOGGED"})
 _MATVIEW = "materialized view"
@@ -188,29 +198,56 @@ def treatment(change: SchemaChange) -> Treatment:
         return Treatment.IGNORE  # it names no object
     if change.tag.endswith(" PUBLICATION"):
         return _of_publication(change)
-    if change.nested or any(one.in_extension or one.type == _MATVIEW for one in objects):
+    if change.rewrites or any(one.in_extension or one.type == _MATVIEW for one in objects):
         return Treatment.STOP
-    statements = list(split(change.query))
-    is_whole = len(change.query) < LONGEST_QUERY
-    if len(statements) != 1 or not _is_known(change.tag) or not is_whole:
+    tags = _plain_tags(change.query)
+    if change.tag not in tags:
         return Treatment.STOP
-    words = statements[0]
-    if not _begins_with(words, change.tag) or change.rewrites:
-        return Treatment.STOP
-    return Treatment.STOP if _depends_on_more(words, change.tag) else Treatment.RUN
+    if not change.nested:
+        return Treatment.RUN
+    return Treatment.DONE if change.continues and len(tags) > 1 else Treatment.STOP
+
+
+def is_alone(change: SchemaChange) -> bool:
+    """Whether the client sent just one statement."""
+    return len(split(change.query)) == 1
+
+
+@lru_cache(maxsize=2)  # a text of a thousand statements has as many events
+def _plain_tags(query: str) -> tuple[str, ...]:
+    """The command tags of a text that may be done again as a whole; none of any other."""
+    if len(query) >= LONGEST_QUERY:
+        return ()
+    tags = [_tag_of(words) for words in _without_transaction(split(query))]
+    found = tuple(tag for tag in tags if tag is not None)
+    return found if len(found) == len(tags) else ()
+
+
+def _without_transaction(statements: Sequence[Sequence[str]]) -> Sequence[Sequence[str]]:
+    """Without a BEGIN and a COMMIT around them."""
+    if len(statements) > 1 and _is_in(statements[0], _BEGINS) and _is_in(statements[-1], _ENDS):
+        return statements[1:-1]
+    return statements
+
+
+def _is_in(tokens: Sequence[str], known: Collection[str]) -> bool:
+    return " ".join(tokens).upper() in known
 
 
 def _of_publication(change: SchemaChange) -> Treatment:
     """No row depends on one, and capture changes its own while it follows the tables."""
-    statements = list(split(change.query))
+    statements = split(change.query)
     plain = len(statements) == 1 and _begins_with(statements[0], change.tag)
     is_own = OWN_SCHEMA in change.query
     return Treatment.RUN if plain and not is_own and not change.nested else Treatment.IGNORE
 
 
-def _is_known(tag: str) -> bool:
-    verb, _, kind = tag.partition(" ")
-    return tag in _NOT_ROWS or (verb in _VERBS and kind in _KINDS)
+def _tag_of(tokens: Sequence[str]) -> str | None:
+    """The command tag of a statement that may be done again."""
+    for tag in _TAGS:
+        if _begins_with(tokens, tag):
+            return None if _depends_on_more(tokens, tag) else tag
+    return None
 
 
 def _begins_with(tokens: Sequence[str], tag: str) -> bool:
@@ -281,21 +318,15 @@ _TOKEN = re.compile(
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
 
 
-def split(text: str) -> Iterator[list[str]]:
+@lru_cache(maxsize=2)
+def split(text: str) -> tuple[tuple[str, ...], ...]:
     """The statements of a text, each as its tokens: words, constants, quoted names, signs.
 
     A body of its own language (BEGIN ATOMIC) falls apart: its semicolons look like ours.
     `ValueError` never: what is not closed ends with the text.
     """
-    statement: list[str] = []
-    for word in _tokens(text):
-        if word != ";":
-            statement.append(word)
-        elif statement:
-            yield statement
-            statement = []
-    if statement:
-        yield statement
+    groups = groupby(_tokens(text), key=";".__eq__)
+    return tuple(tuple(tokens) for is_end, tokens in groups if not is_end)
 
 
 def _tokens(text: str) -> Iterator[str]:

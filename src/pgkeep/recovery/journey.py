@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Generic, TypeVar
 
 from pgkeep.errors import MomentUnreachable, PgkeepError
@@ -27,7 +28,8 @@ class Journey:
     reader: JournalReader
     route: Route
     survey: Survey
-    treat: Treat = treatment
+    new_treat: Callable[[], Treat] = lambda: treatment
+    """Made anew for each pass through the journal."""
     shortfall: str = ""
     """Why the moment itself is not reached, if it is not and the last one before will do."""
 
@@ -66,7 +68,9 @@ def choose_journey(
         if not _is_before(contents.point, moment):
             continue
         try:
-            journey = _journey(contents, reader, moment, treat_for(contents), to_last_reachable)
+            journey = _journey(
+                contents, reader, moment, partial(treat_for, contents), to_last_reachable
+            )
         except MomentUnreachable as exc:
             failure = failure or exc
         else:
@@ -94,16 +98,16 @@ def _journey(
     contents: Contents,
     reader: JournalReader,
     moment: Moment,
-    treat: Treat,
+    new_treat: Callable[[], Treat],
     to_last_reachable: bool,
 ) -> Journey | None:
     """The way from one backup; None if the backup itself lies beyond the moment."""
     point = contents.point
     for route in _routes_of_its_server(reader, point, moment):
-        found = survey(reader.read(route.segments), point, moment, treat)
+        found = survey(reader.read(route.segments), point, moment, new_treat())
         if found.too_new:
             return None
-        journey = Journey(moment, point, reader, route, found, treat)
+        journey = Journey(moment, point, reader, route, found, new_treat)
         try:
             _refuse_unreached(contents, journey)
         except MomentUnreachable as exc:

@@ -238,7 +238,7 @@ class Onward:
     def replay(self, journey: Journey) -> Replayed:
         """Apply the journey's transactions."""
         replayer = Replayer(
-            self.writer, self.describe, self.run_change, self._reporter, journey.treat
+            self.writer, self.describe, self.run_change, self._reporter, journey.new_treat()
         )
         try:
             return replay(journey, replayer)
@@ -408,7 +408,7 @@ class Onward:
             path = change.search_path.replace('"$user"', quote_identifier(change.role or "$user"))
             self._set({**dict(change.settings), "search_path": path})
             self._take_role(change)
-            self._connection.execute(change.query.encode())
+            self._connection.execute(change.query.encode(), prepare=False)  # it may be many
         except psycopg.Error as exc:
             message = (exc.diag.message_primary or str(exc)).splitlines()[0]
             raise ReplayFailed(
