@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pgkeep import __version__
-from pgkeep.backup.earlier import Earlier, look_back, manifest_digest, stored_tables
+from pgkeep.backup.earlier import Earlier, look_back, stored_tables
 from pgkeep.backup.examine import Connecting, changed_parts
 from pgkeep.backup.files import (
     EarlierFiles,
@@ -51,7 +51,7 @@ from pgkeep.postgres.programs import ChooseClient
 from pgkeep.repository.copies import Behind, Copies
 from pgkeep.repository.hostkeys import Epoch, HostKeys
 from pgkeep.repository.instructions import restore_script
-from pgkeep.repository.manifests import dump_contents
+from pgkeep.repository.manifests import dump_contents, manifest_digest
 from pgkeep.repository.objects import ObjectSource, StreamWriter, read_stream
 from pgkeep.sealing import X25519Recipient, check_recipients
 
@@ -155,11 +155,7 @@ def _tell_of_problem(note: UnfinishedBackup, reporter: Reporter) -> None:
 
 def preview(request: BackupRequest, reporter: Reporter) -> Preview:
     """What `back_up` would read now: the database is asked what changed, and nothing is written."""
-    with request.copies.looking():
-        return _preview(request, reporter)
-
-
-def _preview(request: BackupRequest, reporter: Reporter) -> Preview:
+    request.copies.look()
     earlier = _known_already(request)
     with open_source(
         request.address,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from hashlib import sha256
 
 from pgkeep.backup.lastmade import LastMade
 from pgkeep.backup.plan import StoredTable
@@ -14,7 +13,7 @@ from pgkeep.errors import PgkeepError
 from pgkeep.model import Contents, Manifest, TableContents, TableName
 from pgkeep.repository.copies import Copies
 from pgkeep.repository.hostkeys import HostKeys
-from pgkeep.repository.manifests import dump_manifest
+from pgkeep.repository.manifests import manifest_digest
 from pgkeep.repository.repository import Repository
 
 
@@ -78,11 +77,6 @@ def look_back(
         return link
     contents, why = _contents(*base, keys, epoch, now, full_read_days)
     return Earlier(link.sequence, link.previous, contents, why)
-
-
-def manifest_digest(manifest: Manifest) -> str:
-    """By which the next manifest names it."""
-    return sha256(dump_manifest(manifest)).hexdigest()
 
 
 def _contents(

@@ -99,6 +99,15 @@ class PartProgress:
         return self.reused
 
 
+def by_table(parts: Iterable[PartProgress]) -> dict[TableName | None, list[PartProgress]]:
+    """The parts of each table; under None those of large objects."""
+    found: dict[TableName | None, list[PartProgress]] = {}
+    for part in parts:
+        table = part.planned.table
+        found.setdefault(table.name if table else None, []).append(part)
+    return found
+
+
 class Examination:
     """The questions of one reading. `changed` is told of each part that is not as it was."""
 
@@ -230,8 +239,9 @@ def changed_parts(
             with_counts=False,
         )
         try:
+            parts_of = by_table(map(PartProgress, plan.parts))
             for table in plan.tables:
-                parts = [PartProgress(one) for one in plan.parts if one.table == table]
+                parts = parts_of.get(table.name, [])
                 if any(part.planned.previous is not None for part in parts):
                     examination.begin(table, parts)
             examination.follow(wait_for)

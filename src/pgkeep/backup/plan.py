@@ -85,9 +85,10 @@ def describe_preview(preview: Preview) -> Iterator[str]:
     """It in words, tables in the order in which they are begun."""
     plan, changed = preview.plan, preview.parts_to_read()
     parts = Counter(part.table.name for part in plan.parts if part.table)
+    tables = {table.name: table for table in plan.tables}
     for name, number in parts.items():
-        table = next(item for item in plan.tables if item.name == name)
         pieces = f"{number} part{'' if number == 1 else 's'}"
+        table = tables[name]
         yield (
             f"{name}: about {table.estimated_rows:,} rows, {table.table_bytes:,} bytes,"
             f" {pieces}, {changed[name] or 'none'} to read"

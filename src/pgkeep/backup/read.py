@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
-from pgkeep.backup.examine import Connecting, Examination, PartProgress, what_is_read
+from pgkeep.backup.examine import Connecting, Examination, PartProgress, by_table, what_is_read
 from pgkeep.backup.plan import BackupPlan, PartRead
 from pgkeep.backup.source import Source
 from pgkeep.errors import (
@@ -126,10 +126,7 @@ class _Work:
         )
         self._deadline = time.monotonic() + options.max_seconds
         self._parts = [PartProgress(part) for part in plan.parts]
-        self._by_table: dict[TableName | None, list[PartProgress]] = {}
-        for part in self._parts:
-            name = part.planned.table.name if part.planned.table else None
-            self._by_table.setdefault(name, []).append(part)
+        self._by_table = by_table(self._parts)
         self._examination = Examination(
             source,
             self._readers,

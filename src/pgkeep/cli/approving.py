@@ -144,6 +144,11 @@ def _take_digits(enrolled: Enrolled, code: str) -> Factor:
 
 def take_approval(enrolled: Enrolled, wanted: Action, path: Path) -> Factor:
     """The factor whose signature over a challenge for this very action this is. It is used up."""
+    return use_signature(enrolled, wanted, path, enrolled.of_kind(FactorKind.SSH))
+
+
+def use_signature(enrolled: Enrolled, wanted: Action, path: Path, keys: Sequence[Factor]) -> Factor:
+    """The one of these keys that signed a challenge for an action. The challenge is used up."""
     try:
         signature = path.read_bytes()
     except OSError as exc:
@@ -151,7 +156,6 @@ def take_approval(enrolled: Enrolled, wanted: Action, path: Path) -> Factor:
             f"cannot read the approval {str(path)!r}: {(exc.strerror or str(exc)).lower()}",
             hint="Give the path of the file that ssh-keygen -Y sign has written (.sig).",
         ) from exc
-    keys = enrolled.of_kind(FactorKind.SSH)
     approved = enrolled.challenges.check(wanted, signature, keys, enrolled.clock())
     enrolled.challenges.use(approved)
     enrolled.guard.take_approval(approved.factor, approved.counter, enrolled.context.now())

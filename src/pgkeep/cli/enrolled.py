@@ -18,10 +18,9 @@ from pgkeep.repository.factors import (
     FactorKind,
     Gathered,
     LocalFiles,
-    Removal,
+    Record,
     SealedSecret,
     Shelf,
-    Spent,
     StoredFiles,
     dump,
     gather,
@@ -85,7 +84,7 @@ class Enrolled:
                 problems.append(exc)
         return tuple(apps), tuple(problems)
 
-    def record(self, record: Factor | Removal | Spent) -> None:
+    def record(self, record: Record) -> None:
         """Write a record into the state folder, which must be, and into every repository."""
         name, data = dump(record, self.context.keys.signing_key())
         first, *others = self.shelves

@@ -11,13 +11,12 @@ import click
 from rich.markup import escape
 
 from pgkeep.cli.agreed import keep_terms
-from pgkeep.cli.approving import action, ask_for_factor, given_code, sign_command
+from pgkeep.cli.approving import action, ask_for_factor, given_code, sign_command, use_signature
 from pgkeep.cli.context import Context
 from pgkeep.cli.enrolled import Enrolled, host_name, seal_secret
 from pgkeep.cli.recording import note_decision
 from pgkeep.config import SecretReference
 from pgkeep.errors import (
-    ApprovalInvalid,
     FactorNeeded,
     FactorRefused,
     KeyUnusable,
@@ -186,11 +185,7 @@ def _proven_key(enrolled: Enrolled, wanted: Wanted, key: OperatorKey) -> Factor:
     proof = action("prove a new key", name=wanted.name, key=key.fingerprint)
     challenge = enrolled.challenges.ask(proof, host_name(), enrolled.clock())
     to_sign = enrolled.challenges.path(challenge)
-    signature = _first_signature(context, wanted, to_sign)
-    approved = enrolled.challenges.check(proof, _bytes_of(signature), [factor], enrolled.clock())
-    enrolled.challenges.use(approved)
-    enrolled.guard.take_approval(factor, approved.counter, context.now())
-    return factor
+    return use_signature(enrolled, proof, _first_signature(context, wanted, to_sign), [factor])
 
 
 def _first_signature(context: Context, wanted: Wanted, to_sign: Path) -> Path:
@@ -209,15 +204,6 @@ def _first_signature(context: Context, wanted: Wanted, to_sign: Path) -> Path:
         hint=f"Sign with: {sign_command(to_sign)}, and set {NEW_APPROVAL_VARIABLE}={to_sign}.sig"
         " for the same command.",
     )
-
-
-def _bytes_of(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as exc:
-        raise ApprovalInvalid(
-            f"cannot read the signature {str(path)!r}: {(exc.strerror or str(exc)).lower()}"
-        ) from exc
 
 
 def enroll_codes(enrolled: Enrolled) -> tuple[str, ...]:

@@ -137,13 +137,11 @@ class Copies:
             stack.callback(lane.close)
             self._lanes[name] = lane
 
-    @contextmanager
-    def looking(self) -> Iterator[None]:
+    def look(self) -> None:
         """Open those that are there, to be asked and no more: nothing is made or locked."""
         for name, opener in self._openers.items():
             with self._falling_behind(name), suppress(RepositoryMissing):
                 self._lanes[name] = _Lane(opener(), self._patience, alone=True)
-        yield
 
     def prepare(self, epoch: Epoch, signer: PublicSigner, now: datetime) -> None:
         """See `Repository.prepare`. What all backups need stays locked for as long as they do."""

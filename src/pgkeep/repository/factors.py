@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,11 +23,12 @@ from typing import Any, Literal, Protocol
 
 from pydantic import TypeAdapter
 
-from pgkeep.errors import ConfigurationError, NotAuthentic, PgkeepError
+from pgkeep.errors import NotAuthentic, PgkeepError
 from pgkeep.model import FORMAT
 from pgkeep.repository.envelope import pack, unpack
 from pgkeep.repository.hostkeys import write_private
 from pgkeep.repository.repository import Repository
+from pgkeep.repository.state_folder import unusable
 from pgkeep.sealing import PublicSigner, SigningKey
 
 FOLDER = "factors/"
@@ -105,6 +106,9 @@ class Spent:
     record: Literal["spent"] = "spent"
 
 
+Record = Factor | Removal | Spent
+
+
 class Files(Protocol):
     """Where records are kept: small files by name. What cannot be done is a `PgkeepError`."""
 
@@ -130,27 +134,20 @@ class LocalFiles:
         except (FileNotFoundError, NotADirectoryError):
             return ()
         except OSError as exc:
-            raise _unusable(self.folder, exc) from exc
+            raise unusable(self.folder, exc) from exc
 
     def read(self, name: str) -> bytes:
         try:
             return (self.folder / name).read_bytes()
         except OSError as exc:
-            raise _unusable(self.folder / name, exc) from exc
+            raise unusable(self.folder / name, exc) from exc
 
     def write(self, name: str, data: bytes) -> None:
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_private(self.folder / name, data)
         except OSError as exc:
-            raise _unusable(self.folder, exc) from exc
-
-
-def _unusable(path: Path, exc: OSError) -> ConfigurationError:
-    return ConfigurationError(
-        f"cannot use {str(path)!r} in the state folder: {(exc.strerror or str(exc)).lower()}",
-        hint="Run pgkeep as the user who owns it, on a disk with room.",
-    )
+            raise unusable(self.folder, exc) from exc
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,15 +209,18 @@ class Gathered:
         return sum((factor.id, number) not in self.spent for number in range(len(factor.codes)))
 
 
-_FACTOR = TypeAdapter(Factor)
-_REMOVAL = TypeAdapter(Removal)
-_SPENDING = TypeAdapter(Spent)
-_ADAPTERS: dict[type, TypeAdapter[Any]] = {Factor: _FACTOR, Removal: _REMOVAL, Spent: _SPENDING}
+_FORMS: tuple[tuple[re.Pattern[str], TypeAdapter[Any]], ...] = (
+    (_ENROLLED, TypeAdapter(Factor)),
+    (_REMOVED, TypeAdapter(Removal)),
+    (_SPENT, TypeAdapter(Spent)),
+)
+_ANY_RECORD: TypeAdapter[Record] = TypeAdapter(Record)
 
 
 def gather(shelves: Sequence[Shelf]) -> Gathered:
     """Read all places, and put together what can be believed."""
     files: dict[str, bytes] = {}
+    records: dict[str, Record] = {}
     present: dict[str, frozenset[str]] = {}
     problems: list[PgkeepError] = []
     wrong: dict[str, str] = {}
@@ -231,14 +231,17 @@ def gather(shelves: Sequence[Shelf]) -> Gathered:
         except PgkeepError as exc:
             problems.append(exc)
             continue
-        right = {name: data for name, data in read.items() if _is_right(name, data, shelf.trusted)}
-        files |= {name: data for name, data in right.items() if name not in files}
+        right = set()
+        for name, data in read.items():
+            if record := _believed(name, data, shelf.trusted):
+                right.add(name)
+                files.setdefault(name, data)
+                records.setdefault(name, record)
+            else:
+                is_foreign = _believed(name, data, shelf.named) is not None
+                (foreign if is_foreign else wrong)[name] = f"{name} in {shelf.name}"
         present[shelf.name] = frozenset(right)
-        for name in read.keys() - right.keys():
-            is_foreign = _is_right(name, read[name], shelf.named)
-            (foreign if is_foreign else wrong)[name] = f"{name} in {shelf.name}"
-    factors, spent = _put_together(files)
-    gone = {match[1] for name in files if (match := _REMOVED.fullmatch(name))}
+    factors, spent, gone = _put_together(records.values())
     return Gathered(
         factors,
         _without(wrong, files, gone),
@@ -251,11 +254,11 @@ def gather(shelves: Sequence[Shelf]) -> Gathered:
 
 
 def _is_ours(name: str) -> bool:
-    return any(pattern.fullmatch(name) for pattern in (_ENROLLED, _REMOVED, _SPENT))
+    return any(pattern.fullmatch(name) for pattern, _ in _FORMS)
 
 
 def _without(
-    found: Mapping[str, str], right: Mapping[str, bytes], gone: set[str]
+    found: Mapping[str, str], right: Mapping[str, bytes], gone: frozenset[str]
 ) -> tuple[str, ...]:
     """Of records of enrolment, those that no place has right and that were not removed."""
     return tuple(
@@ -265,55 +268,49 @@ def _without(
     )
 
 
-def _is_right(name: str, data: bytes, signers: Sequence[PublicSigner]) -> bool:
-    """Whether it is well signed, and what its name says."""
+def _believed(name: str, data: bytes, signers: Sequence[PublicSigner]) -> Record | None:
+    """The record, if it is well signed and what its name says."""
+    form = next(adapter for pattern, adapter in _FORMS if pattern.fullmatch(name))
     try:
         head, _ = unpack(data, _FIRST_LINE, signers)
-        return _name_of(_parse(name, head)) == name
+        record: Record = form.validate_json(head)
     except (ValueError, NotAuthentic):
-        return False
+        return None
+    return record if _name_of(record) == name else None
 
 
-def _parse(name: str, head: bytes) -> Factor | Removal | Spent:
-    """`ValueError` if it is no record of the kind that the name says."""
-    if _ENROLLED.fullmatch(name):
-        return _FACTOR.validate_json(head)
-    if _REMOVED.fullmatch(name):
-        return _REMOVAL.validate_json(head)
-    return _SPENDING.validate_json(head)
-
-
-def _name_of(record: Factor | Removal | Spent) -> str:
+def _name_of(record: Record) -> str:
     if isinstance(record, Spent):
         return f"{record.id}-{record.number}.spent"
     return f"{record.id}.{record.record}"
 
 
 def _put_together(
-    files: Mapping[str, bytes],
-) -> tuple[tuple[Factor, ...], frozenset[tuple[str, int]]]:
-    enrolled: dict[str, Factor] = {}
+    records: Iterable[Record],
+) -> tuple[tuple[Factor, ...], frozenset[tuple[str, int]], frozenset[str]]:
+    """The factors that count, the codes that were spent, and the factors that were removed."""
+    enrolled: list[Factor] = []
     removed: set[str] = set()
     spent: set[tuple[str, int]] = set()
-    for name, data in files.items():
-        record = _parse(name, data[len(_FIRST_LINE) : data.index(b"\n", len(_FIRST_LINE)) + 1])
+    for record in records:
         match record:
             case Factor():
-                enrolled[record.id] = record
+                enrolled.append(record)
             case Removal():
                 removed.add(record.id)
             case Spent():
                 spent.add((record.id, record.number))
-    left = (factor for id_, factor in enrolled.items() if id_ not in removed)
-    return tuple(sorted(left, key=lambda one: (one.enrolled, one.id))), frozenset(spent)
+    left = (factor for factor in enrolled if factor.id not in removed)
+    factors = tuple(sorted(left, key=lambda one: (one.enrolled, one.id)))
+    return factors, frozenset(spent), frozenset(removed)
 
 
 # --- writing --------------------------------------------------------------------------------
 
 
-def dump(record: Factor | Removal | Spent, key: SigningKey) -> tuple[str, bytes]:
+def dump(record: Record, key: SigningKey) -> tuple[str, bytes]:
     """The name and the bytes of a record."""
-    text = _ADAPTERS[type(record)].dump_json(record) + b"\n"
+    text = _ANY_RECORD.dump_json(record) + b"\n"
     return _name_of(record), pack(_FIRST_LINE, text, b"", key)
 
 
@@ -377,7 +374,3 @@ def recovery_factor(codes: Sequence[str], name: str, host: str, now: datetime) -
     id_ = new_id()
     hashes = tuple(hash_recovery_code(id_, code) for code in codes)
     return Factor(id_, name, FactorKind.RECOVERY, now.astimezone(UTC), host, codes=hashes)
-
-
-OpenSecret = Callable[[Factor], bytes]
-"""An app's secret, opened. `KeyMissing` if it cannot be, here."""

@@ -18,9 +18,10 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from pgkeep.errors import ApprovalInvalid, ConfigurationError, FactorRefused
+from pgkeep.errors import ApprovalInvalid, FactorRefused
 from pgkeep.repository.factors import Factor, hash_recovery_code, normal_recovery_code
 from pgkeep.repository.hostkeys import write_private
+from pgkeep.repository.state_folder import unusable
 from pgkeep.sealing import totp
 
 FREE_TRIES = 5
@@ -37,6 +38,7 @@ that follow. A day for three chances in a million."""
 
 _CLOCK_SLACK = timedelta(minutes=2)
 _LOCK_SECONDS = 30
+_WHY = ": a code cannot be checked without noting that it was used"
 _NEVER = -1
 
 
@@ -191,7 +193,7 @@ class Guard:
             return _STATE.validate_json(self._path.read_bytes())
         except OSError as exc:
             if not isinstance(exc, FileNotFoundError):
-                raise _unusable(self._path, exc) from exc
+                raise unusable(self._path, exc, _WHY) from exc
         except ValueError:
             pass
         return GuardState(now, wrong=FREE_TRIES, paused=now)
@@ -200,7 +202,7 @@ class Guard:
         try:
             write_private(self._path, _STATE.dump_json(state))
         except OSError as exc:
-            raise _unusable(self._path, exc) from exc
+            raise unusable(self._path, exc, _WHY) from exc
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -209,7 +211,7 @@ class Guard:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
             handle = os.open(self._folder / "guard.lock", flags, 0o600)
         except OSError as exc:
-            raise _unusable(self._folder, exc) from exc
+            raise unusable(self._folder, exc, _WHY) from exc
         try:
             _wait_for(handle)
             yield
@@ -260,11 +262,3 @@ def _wait_for(handle: int) -> None:
             time.sleep(0.05)
         else:
             return
-
-
-def _unusable(path: Path, exc: OSError) -> ConfigurationError:
-    return ConfigurationError(
-        f"cannot use {str(path)!r} in the state folder: {(exc.strerror or str(exc)).lower()}",
-        hint="Run pgkeep as the user who owns it, on a disk with room: a code cannot be checked"
-        " without noting that it was used.",
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
@@ -19,6 +20,11 @@ _CONTENTS = TypeAdapter(Contents)
 def dump_manifest(manifest: Manifest) -> bytes:
     """A manifest as JSON in UTF-8, fields in the order of the type, one line."""
     return _MANIFEST.dump_json(manifest) + b"\n"
+
+
+def manifest_digest(manifest: Manifest) -> str:
+    """By which the next manifest names it."""
+    return sha256(dump_manifest(manifest)).hexdigest()
 
 
 def dump_contents(contents: Contents) -> bytes:

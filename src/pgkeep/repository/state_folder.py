@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from pgkeep.errors import StateUnsafe
+from pgkeep.errors import ConfigurationError, StateUnsafe
 
 _OTHERS = 0o077
 
@@ -42,6 +42,14 @@ def secure(folder: Path) -> tuple[str, ...]:
                 mode = 0o700 if stat.S_ISDIR(found.st_mode) else 0o600
                 _close(path, found, mode, closed)
     return tuple(closed)
+
+
+def unusable(path: Path, exc: OSError, why: str = "") -> ConfigurationError:
+    """That a file there cannot be read or written; `why` it has to be."""
+    return ConfigurationError(
+        f"cannot use {str(path)!r} in the state folder: {(exc.strerror or str(exc)).lower()}",
+        hint=f"Run pgkeep as the user who owns it, on a disk with room{why}.",
+    )
 
 
 def _within(folder: Path) -> Iterator[Path]:

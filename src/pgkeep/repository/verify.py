@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path
 
 from pgkeep.errors import (
@@ -23,7 +22,7 @@ from pgkeep.errors import (
     StoreUnavailable,
 )
 from pgkeep.model import BackupId, Manifest, ObjectName, StoredObject
-from pgkeep.repository.manifests import dump_manifest
+from pgkeep.repository.manifests import manifest_digest
 from pgkeep.repository.objects import ObjectSource
 from pgkeep.repository.repository import Listing, Repository
 
@@ -223,8 +222,7 @@ def broken_chains(
     """
     known: dict[tuple[str, int], dict[str, BackupId]] = {}
     for one in {*backups, *everywhere}:
-        digest = sha256(dump_manifest(one)).hexdigest()
-        known.setdefault((one.database, one.sequence), {})[digest] = one.backup
+        known.setdefault((one.database, one.sequence), {})[manifest_digest(one)] = one.backup
     for one in backups:
         before = known.get((one.database, one.sequence - 1), {})
         if before and one.previous not in before:
