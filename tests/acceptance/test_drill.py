@@ -514,6 +514,10 @@ def test_status_says_what_was_proven_from_where_and_what_was_not(
     assert status["last_drill"]["checks"][0] == {
         "name": "mine", "passed": False, "found": "no rows",
     }  # fmt: skip
+    # Who only looks makes no key where this one is lost.
+    (workbench.state / "index.key").unlink()
+    assert "mine" not in workbench.pgkeep("status", expect=3).out
+    assert not (workbench.state / "index.key").exists()
 
 
 def test_changes_of_the_schema_are_promised_not_to_be_lost(workbench: Workbench, shop: str) -> None:

@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import partial
 from urllib.parse import urlsplit
 
-from pgkeep.cli.commands.status import DatabaseStatus, look_at
+from pgkeep.cli.commands.status import DatabaseStatus, evidence_of, look_at
 from pgkeep.cli.context import Context
 from pgkeep.cli.enrolled import enrolled_here
 from pgkeep.config import Config
@@ -16,7 +16,6 @@ from pgkeep.errors import PgkeepError
 from pgkeep.keeper.checklist import Facts, Place
 from pgkeep.keeper.state import StateFile
 from pgkeep.recovery.objectives import Objective
-from pgkeep.repository.evidence import Evidence, list_evidence
 from pgkeep.repository.ledger import Entry, Ledger, anchors_in, read_anchors
 from pgkeep.repository.repository import Listing, Repository
 from pgkeep.repository.signoffs import SignOff, list_sign_offs
@@ -45,7 +44,7 @@ def checklist_facts(
             _place(config, one, listings[one.name]) for one in repositories if one.name in listings
         ],
         covered=status.reach.covered,
-        drills=proofs(context, name, repositories),
+        drills=[one.head for one in evidence_of(context, name, repositories, newest=200)],
         objectives=objectives(context, status, now),
         done=when_done(entries),
         recipients=len(config.encryption.recipients),
@@ -78,20 +77,6 @@ def sign_offs(context: Context, repositories: Sequence[Repository]) -> tuple[Sig
         except PgkeepError as exc:
             context.notice(exc)
     return tuple(found.values())
-
-
-def proofs(
-    context: Context, name: str, repositories: Sequence[Repository], *, newest: int = 200
-) -> tuple[Evidence, ...]:
-    """Drills and recoveries, newest first."""
-    found = {
-        (one.head.started, one.head.backup): one.head
-        for repository in repositories
-        for one in list_evidence(
-            repository, name, partial(context.trusted, repository), newest=newest
-        )
-    }
-    return tuple(sorted(found.values(), key=lambda one: one.started, reverse=True))
 
 
 def when_done(entries: Sequence[Entry]) -> Mapping[str, datetime]:

@@ -24,7 +24,8 @@ _FOREIGN_KEYS: LiteralString = """
     SELECT k.conname::text, ARRAY[n.nspname::text, c.relname], ARRAY[m.nspname::text, d.relname],
            ARRAY[c.relkind = 'r', d.relkind = 'r', k.confmatchtype = 'f',
                  k.convalidated AND COALESCE((j ->> 'conenforced')::bool, true)
-                                AND NOT COALESCE((j ->> 'conperiod')::bool, false)],
+                                AND NOT COALESCE((j ->> 'conperiod')::bool, false),
+                 k.condeferrable],
            (SELECT pg_catalog.array_agg(ARRAY[a.attname::text, b.attname::text,
                                               pg_catalog.quote_ident(s.nspname), o.oprname::text]
                                         ORDER BY i.place)
@@ -57,6 +58,7 @@ class ForeignKey:
     """MATCH FULL: all columns are NULL, or none is."""
     is_promised: bool
     """Whether the server claims that it holds."""
+    is_deferrable: bool
     columns: tuple[tuple[str, str, str], ...]
 
     @property
@@ -88,7 +90,7 @@ def foreign_keys(connection: Connection) -> tuple[ForeignKey, ...]:
 def _foreign_key(
     name: str, child: list[str], parent: list[str], flags: list[bool], columns: list[list[str]]
 ) -> ForeignKey:
-    child_alone, parent_alone, is_full, is_promised = flags
+    child_alone, parent_alone, is_full, is_promised, is_deferrable = flags
     return ForeignKey(
         name,
         TableName(*child),
@@ -97,6 +99,7 @@ def _foreign_key(
         parent_alone,
         is_full,
         is_promised,
+        is_deferrable,
         tuple((own, other, f"OPERATOR({schema}.{name})") for own, other, schema, name in columns),
     )
 

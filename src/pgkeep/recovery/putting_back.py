@@ -15,16 +15,7 @@ from pgkeep.model import TableName, quote_identifier
 from pgkeep.postgres.session import Connection
 from pgkeep.postgres.statements import literal
 from pgkeep.recovery.difference import TableDifference, TablePair, differs, missing_rows, same_key
-
-
-@dataclass(frozen=True, slots=True)
-class ForeignKey:
-    """From one of the tables to another one, or to itself."""
-
-    name: str
-    child: TableName
-    parent: TableName
-    is_deferrable: bool
+from pgkeep.recovery.foreign_keys import ForeignKey, foreign_keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +48,12 @@ class Surroundings:
 
 
 def in_order(
-    pairs: Sequence[TablePair], foreign_keys: Sequence[ForeignKey]
+    pairs: Sequence[TablePair], keys: Sequence[ForeignKey]
 ) -> tuple[tuple[TablePair, ...], frozenset[ForeignKey]]:
     """Parents before children, and the foreign keys that lie in circles."""
     group = {pair.live: pair.live for pair in pairs}
     between = [
-        key for key in foreign_keys
+        key for key in keys
         if key.child in group and key.parent in group and key.child != key.parent
     ]  # fmt: skip
     while True:
@@ -171,10 +162,7 @@ def look_around(
     """What is attached to tables that rows are put back into; `updated`: changed ones too."""
     wanted = ([one.schema for one in tables], [one.name for one in tables])
     return Surroundings(
-        tuple(
-            ForeignKey(row[0], TableName(*row[1:3]), TableName(*row[3:5]), row[5])
-            for row in connection.execute(_FOREIGN_KEYS, wanted).fetchall()
-        ),
+        foreign_keys(connection),
         tuple(
             Trigger(TableName(*row[:2]), TableName(*row[2:4]), *row[4:])
             for row in connection.execute(_TRIGGERS, (*wanted, 4 | 16 if updated else 4)).fetchall()
@@ -189,17 +177,6 @@ def look_around(
 _OF_THE_TABLES = """(SELECT c.oid FROM unnest(%s::text[], %s::text[]) x(schema, name)
       JOIN pg_catalog.pg_namespace n ON n.nspname = x.schema
       JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = x.name)"""
-
-_FOREIGN_KEYS = f"""
-    SELECT k.conname::text, n.nspname::text, c.relname::text, m.nspname::text, d.relname::text,
-           k.condeferrable
-      FROM pg_catalog.pg_constraint k
-      JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
-      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-      JOIN pg_catalog.pg_class d ON d.oid = k.confrelid
-      JOIN pg_catalog.pg_namespace m ON m.oid = d.relnamespace
-     WHERE k.contype = 'f' AND k.conparentid = 0 AND k.conrelid IN {_OF_THE_TABLES}
-     ORDER BY 2, 3, 1""".encode()
 
 # Those of partitions too, but not what a partition has from its parent.
 _TRIGGERS = f"""

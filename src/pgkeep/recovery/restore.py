@@ -49,9 +49,7 @@ def restore(request: RestoreRequest, reporter: Reporter) -> RestoreResult:
     scope = check_scope(request.scope, request.manifest.kind)
     _refuse_replay_of_rows_alone(request, scope)
     where, scope = _only_after_replay(request, scope)
-    archive_bytes = schema_archive(request, scope)
-    archive = read_archive(archive_bytes) if archive_bytes else None
-    request, archive = _without_capture(request, archive)
+    request, archive, archive_bytes = _opened(request, scope)
     plan = plan_restore(request.contents, archive, scope)
     missing = _check_objects(request, plan, reporter)
     with closing(connect(request.target)) as connection, translated(request.target):
@@ -142,18 +140,17 @@ def _told_that_it_is_incomplete(target: Address, *, whole: bool) -> Iterator[Non
 def plan_only(request: RestoreRequest) -> RestorePlan:
     """What `restore` would do, from the backup alone."""
     scope = check_scope(request.scope, request.manifest.kind)
-    archive_bytes = schema_archive(request, scope)
-    archive = read_archive(archive_bytes) if archive_bytes else None
-    request, archive = _without_capture(request, archive)
+    request, archive, _ = _opened(request, scope)
     return plan_restore(request.contents, archive, scope)
 
 
-def _without_capture(
-    request: RestoreRequest, archive: Archive | None
-) -> tuple[RestoreRequest, Archive | None]:
-    """What capture made in the source is of no use in another database."""
-    archive = definitions_without_capture(archive) if archive is not None else None
-    return replace(request, contents=rows_without_capture(request.contents)), archive
+def _opened(request: RestoreRequest, scope: Scope) -> tuple[RestoreRequest, Archive | None, bytes]:
+    """The definitions, read and as they are stored, without what capture made in the source: it is
+    of no use in another database."""
+    archive_bytes = schema_archive(request, scope)
+    archive = definitions_without_capture(read_archive(archive_bytes)) if archive_bytes else None
+    contents = rows_without_capture(request.contents)
+    return replace(request, contents=contents), archive, archive_bytes
 
 
 def describe_plan(request: RestoreRequest, plan: RestorePlan) -> Iterator[str]:

@@ -160,7 +160,7 @@ def look_at(
         one.name: set(Journal(one.store, name).names()) for one in repositories
     }
     everywhere: set[SegmentName] = set().union(*segments.values())
-    evidence = _evidence(context, name, repositories)
+    evidence = evidence_of(context, name, repositories)
     drills = [one for one in evidence if one.head.kind == "drill"]
     return DatabaseStatus(
         name,
@@ -174,22 +174,27 @@ def look_at(
     )
 
 
-def _evidence(
-    context: Context, name: str, repositories: Sequence[Repository]
+def evidence_of(
+    context: Context, name: str, repositories: Sequence[Repository], *, newest: int = 50
 ) -> tuple[SealedEvidence, ...]:
-    """From every repository, each once, newest first."""
+    """Drills and recoveries from every repository, each once, newest first."""
     found = {
         (one.head.started, one.head.backup): one
         for repository in repositories
-        for one in list_evidence(repository, name, partial(context.trusted, repository))
+        for one in list_evidence(
+            repository, name, partial(context.trusted, repository), newest=newest
+        )
     }
     return tuple(sorted(found.values(), key=lambda one: one.head.started, reverse=True))
 
 
 def _details(context: Context, evidence: SealedEvidence) -> Details | None:
     """What names things, where this host made it; None where another did."""
+    key = context.keys.existing_index_key()
+    if key is None:
+        return None
     try:
-        return evidence.details([context.keys.index_key()])
+        return evidence.details([key])
     except PgkeepError:
         return None
 
