@@ -510,6 +510,11 @@ CLOCK_TOLERANCE = timedelta(minutes=5)
 """How far two clocks may be apart and still be called right."""
 
 
+def is_ahead(moment: datetime, now: datetime) -> bool:
+    """Whether it seems to come from the future: a clock was wrong then, or is wrong here."""
+    return moment > now + CLOCK_TOLERANCE
+
+
 @dataclass(frozen=True, slots=True)
 class Totals:
     """Sizes of a backup. They are public: whoever sees the store could add them up anyway."""
@@ -569,8 +574,8 @@ class Manifest:
         return (*self.contents, *self.script, *self.objects)
 
     def is_ahead_of(self, now: datetime) -> bool:
-        """Whether it seems to come from the future: a clock was wrong then, or is wrong here."""
-        return self.started > now + CLOCK_TOLERANCE
+        """See `is_ahead`."""
+        return is_ahead(self.started, now)
 
 
 @dataclass(frozen=True, slots=True)

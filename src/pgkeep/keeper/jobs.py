@@ -13,7 +13,7 @@ from pgkeep.keeper.children import Child, Finished, Start
 from pgkeep.keeper.facts import DatabaseFacts
 from pgkeep.keeper.schedule import Due, Job, Past, Task, choose_due
 from pgkeep.keeper.state import KeeperState, Run
-from pgkeep.model import CLOCK_TOLERANCE
+from pgkeep.model import is_ahead
 
 _LOCKED = "E065"
 _PROOF_FAILED = "E043"
@@ -37,9 +37,8 @@ def known_past(job: Job, past: Past, facts: DatabaseFacts | None, now: datetime)
         found = [one.started for one in facts.drills if one.has_passed]
     else:
         return past
-    times = [
-        one for one in (*found, past.succeeded) if one is not None and one <= now + CLOCK_TOLERANCE
-    ]
+    known = (one for one in (*found, past.succeeded) if one is not None)
+    times = [one for one in known if not is_ahead(one, now)]
     return replace(past, succeeded=max(times, default=None))
 
 

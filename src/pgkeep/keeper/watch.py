@@ -16,7 +16,7 @@ from pgkeep.config import ObjectivesConfig, WatchConfig
 from pgkeep.keeper.facts import BackupFact, DatabaseFacts, DiskFact
 from pgkeep.keeper.schedule import Job, Past, Task
 from pgkeep.keeper.text import duration, percent, size
-from pgkeep.model import CLOCK_TOLERANCE, Kind
+from pgkeep.model import Kind, is_ahead
 
 _USUAL = 5
 _USUAL_LEAST = 3
@@ -178,7 +178,7 @@ def _backups(about: _About) -> Iterator[Alert]:
             "backup-missing", f"there is no backup of {name}", f"pgkeep backup {name}"
         )
         return
-    ahead = [it for it in one.backups_with_rows if it.started > about.now + CLOCK_TOLERANCE]
+    ahead = [it for it in one.backups_with_rows if is_ahead(it.started, about.now)]
     if ahead:
         yield about.warning(
             "clock",

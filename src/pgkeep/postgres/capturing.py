@@ -10,8 +10,9 @@ from dataclasses import replace
 
 from pgkeep.model import Contents, TableContents, TableName
 from pgkeep.postgres.archive import Archive, Entry, leave_out
+from pgkeep.postgres.ddl import OWN_SCHEMA
 
-SCHEMA = "pgkeep"
+SCHEMA = OWN_SCHEMA
 TOKEN = TableName(SCHEMA, "token")
 ROWS = "pgkeep_rows"
 CHANGES = tuple(f"pgkeep_changes_{number}" for number in range(1, 9))

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Collection, Iterator
 
 from pgkeep.model import TableName
-from pgkeep.postgres.ddl import SchemaChange, Treatment, is_alone, split, treatment
+from pgkeep.postgres.ddl import NOT_ROWS, SchemaChange, Treatment, is_alone, split, treatment
 
 Treat = Callable[[SchemaChange], Treatment]
 """What a replay does when it meets a change."""
@@ -30,7 +30,7 @@ _USABLE = frozenset(
     {"type", "function", "aggregate", "operator", "collation", "sequence", "schema"}
 )
 _NEW = ("CREATE TYPE", "CREATE DOMAIN", "CREATE COLLATION", "CREATE OPERATOR", "CREATE CONVERSION")
-_SAYINGS = ("COMMENT", "GRANT", "REVOKE", "ALTER DEFAULT PRIVILEGES", "SECURITY LABEL")
+_SAYINGS = (*NOT_ROWS, "SECURITY LABEL")
 # What brings another table in, or takes one away.
 _FAMILY = re.compile(
     r"\b(rename|attach|detach|inherit|partition|set\s+schema|references)\b", re.IGNORECASE

@@ -162,7 +162,7 @@ class Treatment(Enum):
     STOP = "stop"
 
 
-_NOT_ROWS = ("COMMENT", "GRANT", "REVOKE", "ALTER DEFAULT PRIVILEGES")
+NOT_ROWS = ("COMMENT", "GRANT", "REVOKE", "ALTER DEFAULT PRIVILEGES")
 _VERBS = ("CREATE", "ALTER", "DROP")
 _KINDS = frozenset(
     {
@@ -171,7 +171,7 @@ _KINDS = frozenset(
         "STATISTICS", "CAST",
     }
 )  # fmt: skip
-_TAGS = (*_NOT_ROWS, *(f"{verb} {kind}" for verb in _VERBS for kind in sorted(_KINDS)))
+_TAGS = (*NOT_ROWS, *(f"{verb} {kind}" for verb in _VERBS for kind in sorted(_KINDS)))
 _BEGINS = ("BEGIN", "BEGIN TRANSACTION", "BEGIN WORK", "START TRANSACTION")
 _ENDS = ("COMMIT", "COMMIT TRANSACTION", "COMMIT WORK", "END", "END TRANSACTION")
 # Words that may stand between CREATE and the kind of what is created.

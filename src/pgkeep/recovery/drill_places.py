@@ -25,7 +25,7 @@ from pgkeep.postgres.server import ScratchServer
 from pgkeep.postgres.session import Connection, connect, translated
 from pgkeep.postgres.statements import literal
 from pgkeep.recovery.target import MARK, create_roles, missing_roles
-from pgkeep.recovery.whole_databases import create_database
+from pgkeep.recovery.whole_databases import create_database, drop
 
 _MARK = "pgkeep: of the drill "
 _PREFIX = "pgkeep_drill_"
@@ -70,7 +70,7 @@ def empty_database_beside(address: Address) -> Iterator[Address]:
         yield address.with_database(name)
     finally:
         with closing(connect(address)) as connection, translated(address):
-            _drop(connection, name)
+            drop(connection, name)
 
 
 def _programs(contents: Contents, bin_dirs: Sequence[Path]) -> Programs:
@@ -145,16 +145,12 @@ class _Guest:
     def leave(self, address: Address) -> None:
         """Take all away again. The lock's connection may be gone: that needs a new one."""
         with closing(connect(address)) as connection, translated(address):
-            _drop(connection, self.name)
+            drop(connection, self.name)
             _drop_roles(connection, self._roles, self.reporter)
 
 
 def _lock(name: str) -> int:
     return int(name.removeprefix(_PREFIX), 16)
-
-
-def _drop(connection: Connection, name: str) -> None:
-    connection.execute(f"DROP DATABASE IF EXISTS {quote_identifier(name)} WITH (FORCE)".encode())
 
 
 def _drop_roles(connection: Connection, names: Sequence[str], reporter: Reporter) -> None:
@@ -173,7 +169,7 @@ def _take_away_what_is_left(connection: Connection, reporter: Reporter) -> None:
         if not _is_over(connection, drill):
             continue
         with suppress(psycopg.errors.InsufficientPrivilege):  # another role's
-            _drop(connection, drill)
+            drop(connection, drill)
             reporter.report(Noticed(f"took away the database {drill} of a drill that was killed"))
     roles = _roles_of_drills(connection)
     over = [name for name, drill in roles.items() if _is_over(connection, drill)]

@@ -71,9 +71,7 @@ def drop_database(source: Address, slot: str) -> None:
     """Drop a database, whoever is connected; it is no error if it is not there."""
     with _maintenance(source) as connection:
         _drop_slots(connection, source.database, slot)
-        connection.execute(
-            f"DROP DATABASE IF EXISTS {quote_identifier(source.database)} WITH (FORCE)".encode()
-        )
+        drop(connection, source.database)
 
 
 def make_database(target: Address, like: DatabaseProperties) -> None:
@@ -91,7 +89,7 @@ def make_database(target: Address, like: DatabaseProperties) -> None:
                     f"there is a database {target.database!r} already",
                     hint="Rename or drop it, or recover into another one with --target.",
                 )
-            _drop(connection, target.database)
+            drop(connection, target.database)
         create_database(connection, target.database, like)
 
 
@@ -104,7 +102,7 @@ def make_again(target: Address, like: DatabaseProperties) -> None:
         if not _is_incomplete(connection, target.database):
             return
         owner = _owner(connection, target.database)
-        _drop(connection, target.database)
+        drop(connection, target.database)
         create_database(connection, target.database, like)
         name = quote_identifier(target.database)
         with suppress(psycopg.errors.InsufficientPrivilege):  # it belongs to who recovers, then
@@ -157,8 +155,9 @@ def _maintenance(address: Address) -> Iterator[Connection]:
         yield connection
 
 
-def _drop(connection: Connection, name: str) -> None:
-    connection.execute(f"DROP DATABASE {quote_identifier(name)} WITH (FORCE)".encode())
+def drop(connection: Connection, name: str) -> None:
+    """Drop a database, whoever is connected; it is no error if it is not there."""
+    connection.execute(f"DROP DATABASE IF EXISTS {quote_identifier(name)} WITH (FORCE)".encode())
 
 
 def _exists(connection: Connection, name: str) -> bool:
