@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from examples import manifest
 from pgkeep.errors import JournalInvalid, StoreError, StoreUnavailable
 from pgkeep.model import Lsn
 from pgkeep.repository.journal import (
@@ -21,7 +22,7 @@ from pgkeep.repository.journal import (
     runs,
 )
 from pgkeep.repository.journal_copies import JournalCopies
-from pgkeep.repository.journal_upkeep import expired
+from pgkeep.repository.journal_upkeep import expired, holes
 from pgkeep.repository.repository import Repository
 from pgkeep.testing import FakeClock, FaultyStore, MemoryStore
 
@@ -151,6 +152,17 @@ def test_parts_of_a_huge_transaction_count_only_together() -> None:
     assert [numbers(run.segments) for run in runs([*names[:3], *names[4:]])] == [[1, 2], [6]]
 
 
+def test_a_missing_part_of_a_huge_transaction_is_a_hole() -> None:
+    parts = [(True, True), (True, False), (False, False), (False, True), (True, True)]
+    names = chain(6, whole=parts)
+    assert list(holes(names)) == []
+    assert list(holes(names[2:])) == []
+    for missing in names[1:-1]:
+        after = names[missing.sequence]
+        (told,) = holes([name for name in names if name is not missing])
+        assert f"has a hole before {after.start} (" in told
+
+
 def test_of_runs_that_end_in_the_same_second_the_one_that_goes_further_is_newer() -> None:
     old = chain(2)
     new = replace(ONE, chain="0" * 16, digest="f" * 16, end=Lsn(500), covered=old[-1].covered)
@@ -205,6 +217,27 @@ def test_what_expires_is_the_oldest_and_never_the_newest(jumps: list[int], keep_
 def test_a_clock_that_is_years_ahead_expires_nothing_that_is_a_minute_old() -> None:
     names = chain(5)
     assert expired(names, (), timedelta(days=7), BEGIN + timedelta(days=4000)) == ()
+
+
+@pytest.mark.parametrize("parts", [[], [(True, False), (False, True)]])
+def test_what_a_backup_continues_is_kept_however_long_ago_it_was(
+    parts: list[tuple[bool, bool]],
+) -> None:
+    """Capture was interrupted for hours, maybe within a large transaction; then came a backup."""
+    before = chain(100, whole=[(True, True)] * (99 - len(parts)) + parts)
+    resumed = before[-1].covered + timedelta(hours=5)
+    names = chain(300, whole=[(True, True)] * (99 - len(parts)) + parts + [(True, True)] * 200)
+    names[100:] = [
+        replace(name, covered=resumed + timedelta(hours=number))
+        for number, name in enumerate(names[100:])
+    ]
+    backup = manifest(started=resumed - timedelta(hours=2))
+    days = timedelta(days=5)
+    gone = expired(names, [backup], days, resumed + days)
+    (run,) = runs([name for name in names if name not in set(gone)])
+    assert gone
+    assert run.begins < backup.started
+    assert run.start < names[100].start
 
 
 # --- copies ---------------------------------------------------------------------------------------
