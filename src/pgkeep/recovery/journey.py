@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Generic, TypeVar
@@ -13,7 +14,14 @@ from pgkeep.postgres.concern import Treat
 from pgkeep.postgres.ddl import treatment
 from pgkeep.recovery.moment import AtEnd, AtLsn, AtTime, AtTransaction, Moment, Snapshot
 from pgkeep.recovery.route import Route, reaches, routes
-from pgkeep.recovery.survey import JournalReader, Obstacle, Survey, is_same_server, survey
+from pgkeep.recovery.survey import (
+    UNREADABLE,
+    JournalReader,
+    Obstacle,
+    Survey,
+    is_same_server,
+    survey,
+)
 
 Candidate = TypeVar("Candidate")
 
@@ -99,17 +107,22 @@ def _journey(
 ) -> Journey | None:
     """The way from one backup; None if the backup itself lies beyond the moment."""
     point = contents.point
-    for route in _routes_of_its_server(reader, point, moment):
-        found = survey(reader.read(route.segments), point, moment, treat)
+    for whole_route in _routes_of_its_server(reader, point, moment):
+        route, harm = whole_route, ""
+        try:
+            found = survey(reader.read(route.segments), point, moment, treat)
+        except UNREADABLE as exc:
+            route, harm = _cut_before(exc, reader, route, to_last_reachable), exc.message
+            found = survey(reader.read(route.segments), point, moment, treat)
         if found.too_new:
             return None
-        journey = Journey(moment, point, reader, route, found, treat)
+        journey = Journey(moment, point, reader, route, found, treat, harm)
         try:
             _refuse_unreached(contents, journey)
         except MomentUnreachable as exc:
             if not to_last_reachable:
                 raise
-            return replace(journey, shortfall=exc.message)
+            return replace(journey, shortfall=harm or exc.message)
         return journey
     raise MomentUnreachable(
         f"no journal leads on from backup {contents.backup}, the newest one before {moment}",
@@ -118,11 +131,28 @@ def _journey(
     )
 
 
+def _cut_before(
+    harm: PgkeepError, reader: JournalReader, route: Route, to_last_reachable: bool
+) -> Route:
+    """What comes before the first segment that cannot be read; else the error, and what helps."""
+    count = 0
+    with suppress(*UNREADABLE):
+        for _ in reader.read(route.segments):
+            count += 1
+    cut = route.cut(count)
+    if not cut.segments:
+        raise harm
+    if not to_last_reachable:
+        hint = f"{harm.hint} --to-last-reachable restores to just before it."
+        raise type(harm)(harm.message, hint=hint) from harm
+    return cut
+
+
 def _routes_of_its_server(
     reader: JournalReader, point: SnapshotPoint, moment: Moment
 ) -> Iterator[Route]:
     for route in routes(reader.history.runs(), point, moment):
-        head = reader.history.read(route.segments[-1]).head
+        head = reader.history.read(route.segments[0]).head
         if is_same_server(head, point.system_identifier, point.timeline):
             yield route
 

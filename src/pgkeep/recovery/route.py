@@ -29,6 +29,13 @@ class Route:
     def size_bytes(self) -> int:
         return sum(segment.size_bytes for segment in self.segments)
 
+    def cut(self, count: int) -> Route:
+        """As if the journal ended after so many of its segments."""
+        whole = self.segments[:count]
+        while whole and not whole[-1].ends_whole:
+            whole = whole[:-1]
+        return Route(Run(whole), whole)
+
     def after(self, sequence: int) -> tuple[SegmentName, ...]:
         """What follows a segment in the run, also beyond the route."""
         return tuple(one for one in self.run.segments if one.sequence > sequence)

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from pgkeep.errors import JournalInvalid
+from pgkeep.errors import DamagedObject, JournalInvalid, NotAuthentic, ObjectMissing
 from pgkeep.model import Lsn, Segment, SnapshotPoint
 from pgkeep.postgres import ddl, pgoutput
 from pgkeep.postgres.concern import Treat
@@ -24,6 +24,9 @@ from pgkeep.sealing import X25519Identity
 
 _FETCHES = 8
 _FETCHED_BYTES = 32 << 20
+UNREADABLE = (DamagedObject, JournalInvalid, NotAuthentic, ObjectMissing)
+"""What reading raises where no copy of a segment is whole."""
+
 _CHANGES = frozenset((pgoutput.INSERT, pgoutput.UPDATE, pgoutput.DELETE, pgoutput.TRUNCATE))
 
 
