@@ -86,5 +86,5 @@ def _until_time_goes_on(segments: tuple[SegmentName, ...], at: int) -> int:
 def _is_beyond(segment: SegmentName, moment: Moment) -> bool:
     """Whether nothing that belongs to the moment comes after this segment."""
     if isinstance(moment, AtTime):
-        return segment.covered > moment.time + _LATER
+        return segment.covered - _LATER > moment.time  # a moment may be in the year 9999
     return isinstance(moment, AtLsn) and segment.end >= moment.lsn
