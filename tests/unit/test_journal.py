@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -24,6 +25,7 @@ from pgkeep.repository.journal import (
 from pgkeep.repository.journal_copies import JournalCopies
 from pgkeep.repository.journal_upkeep import expired, holes
 from pgkeep.repository.repository import Repository
+from pgkeep.stores import LocalStore, Store
 from pgkeep.testing import FakeClock, FaultyStore, MemoryStore
 
 BEGIN = datetime(2026, 1, 15, 6, 0, tzinfo=UTC)
@@ -246,8 +248,14 @@ def test_what_a_backup_continues_is_kept_however_long_ago_it_was(
 class Copies:
     """A journal in two repositories in memory, one of which does not always work."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, required: Sequence[str] = ()) -> None:
-        self.good, self.bad = MemoryStore("good"), FaultyStore(MemoryStore("bad"))
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        *,
+        required: Sequence[str] = (),
+        bad: Store | None = None,
+    ) -> None:
+        self.good, self.bad = MemoryStore("good"), FaultyStore(bad or MemoryStore("bad"))
         self.now = 0.0
         clock = FakeClock()
         monkeypatch.setattr(Repository, "prepare", lambda *_: None)
@@ -298,6 +306,27 @@ def test_one_that_fails_is_behind_and_catches_up(monkeypatch: pytest.MonkeyPatch
     both.now = 61
     both.wait_until_equal()
     both.put()
+    both.wait_until_equal()
+
+
+def test_a_disk_that_is_unmounted_gets_nothing_until_it_is_back(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    disk, elsewhere = tmp_path / "disk", tmp_path / "elsewhere"
+    both = Copies(monkeypatch, bad=LocalStore(disk))
+    both.put()
+    disk.rename(elsewhere)
+    disk.mkdir()
+    both.put()
+    assert set(both.copies.behind) == {"bad"}
+    both.now = 61
+    for _ in range(50):
+        both.copies.catch_up()
+        time.sleep(0.005)
+    assert not list(disk.iterdir())
+    disk.rmdir()
+    elsewhere.rename(disk)
+    both.now = 200
     both.wait_until_equal()
 
 
