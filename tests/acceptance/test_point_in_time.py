@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from pgkeep.capture.segments import pack
 from pgkeep.cli.context import Context
 from pgkeep.errors import StoreUnavailable
 from pgkeep.events import Silent
+from pgkeep.model import Lsn
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.server import ScratchServer
 from pgkeep.recovery.journey import choose_journey
@@ -666,6 +667,23 @@ def test_a_backup_without_a_journal_is_said_to_lead_nowhere(shop: Shop) -> None:
     failed = shop.restore("--to", (name.covered + timedelta(seconds=1)).isoformat(), expect=1)
     assert "[E073] no journal leads on from backup" in failed.err
     assert "Restore it as it is" in failed.err
+
+
+def test_a_stretch_that_nobody_signed_hides_none_that_leads_to_the_moment(shop: Shop) -> None:
+    shop.workbench.pgkeep("backup", "shop")
+    shop.run("UPDATE items SET price = 7")
+    last = shop.journal.cut()
+    first = shop.journal.names[0]
+    forged = replace(first, chain="f" * 16, digest="f" * 16)
+    later = timedelta(days=1)
+    for name in (
+        forged,
+        replace(forged, sequence=2, end=Lsn(last.end + 1000), covered=last.covered + later,
+                previous="f" * 16, digest="e" * 16),
+    ):  # fmt: skip
+        shop.journal.store.put(name.path, b"forged")
+    shop.restore("--to-last-reachable", expect=3)
+    assert value(shop.target, "SELECT max(price) FROM items") == 7
 
 
 @pytest.mark.parametrize("harmed", [2, 3])
