@@ -669,6 +669,16 @@ def test_a_backup_without_a_journal_is_said_to_lead_nowhere(shop: Shop) -> None:
     assert "Restore it as it is" in failed.err
 
 
+def test_what_is_read_of_the_objects_leaves_the_journal_its_own_share(shop: Shop) -> None:
+    shop.workbench.pgkeep("backup", "shop")
+    newest = shop.workbench.repository / shop.journal.cut().path
+    newest.write_bytes(newest.read_bytes()[:-1] + b"x")
+    shop.workbench.pgkeep("verify")
+    told = shop.workbench.pgkeep("verify", "--read", "1B", expect=1)
+    assert "1 object read" in told.out
+    assert "is damaged" in told.out
+
+
 def test_a_stretch_that_nobody_signed_hides_none_that_leads_to_the_moment(shop: Shop) -> None:
     shop.workbench.pgkeep("backup", "shop")
     shop.run("UPDATE items SET price = 7")

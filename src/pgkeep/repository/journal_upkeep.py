@@ -140,7 +140,7 @@ def verify_journal(
     names = journal.names()
     problems = list(holes(names))
     read = size = 0
-    for name in sorted(names, key=lambda one: one.covered, reverse=True):
+    for name in sorted(names, key=lambda one: (one.covered, one.sequence), reverse=True):
         if read_bytes is not None and size >= read_bytes:
             break
         read, size = read + 1, size + name.size_bytes
