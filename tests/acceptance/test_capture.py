@@ -23,9 +23,14 @@ import pytest
 from conftest import WHEELS, Workbench
 from failures import MAIN, configure, finished, proxy_to, run_sql, start, told, wait_until
 from journal import JournalReader
+from pgkeep.capture.follow import Listener, follow
+from pgkeep.cli.commands.capture import capture_request
+from pgkeep.cli.context import Context
+from pgkeep.events import Silent
 from pgkeep.postgres import pgoutput
 from pgkeep.postgres.programs import choose_server
 from pgkeep.postgres.server import ScratchServer
+from pgkeep.stores import LocalStore
 
 NewDatabase = Callable[[], str]
 TICKS = "CREATE TABLE ticks (n bigint PRIMARY KEY, worker integer, note text)"
@@ -371,6 +376,33 @@ def test_a_dropped_slot_and_dropped_triggers_are_made_anew(
     run_sql(source, "CREATE TABLE seen (id int PRIMARY KEY)")
     assert capture(workbench)["schema_changes"] == 1
     assert numbers(reader) == [2]
+
+
+def test_a_slow_repository_makes_no_look_wait_for_longer(
+    workbench: Workbench, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is lost at most is the time to store a segment, not five times that."""
+    ready(workbench, source)
+    put = LocalStore.put
+
+    def slow(store: LocalStore, name: str, data: bytes) -> None:
+        time.sleep(1)
+        put(store, name, data)
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        tick(source, len(pauses), len(pauses))
+        if len(pauses) == 3:
+            raise KeyboardInterrupt
+
+    pauses: list[float] = []
+    monkeypatch.setattr(LocalStore, "put", slow)
+    request = capture_request(Context(workbench.config, as_json=True, quiet=True), "shop")
+    listener = Listener(lambda _: None, lambda _: None)
+    with pytest.raises(KeyboardInterrupt):
+        follow(request, listener, Silent(), poll_seconds=0.05, sleep=sleep)
+    assert len(segments(workbench)) >= 3
+    assert max(pauses) < 1
 
 
 @EITHER_WAY

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from pgkeep.capture.segments import pack
 from pgkeep.cli.context import Context
 from pgkeep.errors import StoreUnavailable
 from pgkeep.events import Silent
+from pgkeep.model import Lsn
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.server import ScratchServer
 from pgkeep.recovery.journey import choose_journey
@@ -706,6 +707,62 @@ def test_a_backup_without_a_journal_is_said_to_lead_nowhere(shop: Shop) -> None:
     assert "Restore it as it is" in failed.err
 
 
+def test_what_is_read_of_the_objects_leaves_the_journal_its_own_share(shop: Shop) -> None:
+    shop.workbench.pgkeep("backup", "shop")
+    newest = shop.workbench.repository / shop.journal.cut().path
+    newest.write_bytes(newest.read_bytes()[:-1] + b"x")
+    shop.workbench.pgkeep("verify")
+    told = shop.workbench.pgkeep("verify", "--read", "1B", expect=1)
+    assert "1 object read" in told.out
+    assert "is damaged" in told.out
+
+
+def test_a_stretch_that_nobody_signed_hides_none_that_leads_to_the_moment(shop: Shop) -> None:
+    shop.workbench.pgkeep("backup", "shop")
+    shop.run("UPDATE items SET price = 7")
+    last = shop.journal.cut()
+    first = shop.journal.names[0]
+    forged = replace(first, chain="f" * 16, digest="f" * 16)
+    later = timedelta(days=1)
+    for name in (
+        forged,
+        replace(forged, sequence=2, end=Lsn(last.end + 1000), covered=last.covered + later,
+                previous="f" * 16, digest="e" * 16),
+    ):  # fmt: skip
+        shop.journal.store.put(name.path, b"forged")
+    shop.restore("--to-last-reachable", expect=3)
+    assert value(shop.target, "SELECT max(price) FROM items") == 7
+
+
+@pytest.mark.parametrize("harmed", [2, 3])
+@pytest.mark.parametrize("harm", [lambda data: data[:40], lambda data: data[:-1] + b"x"])
+def test_what_comes_before_a_harmed_segment_can_be_reached(
+    shop: Shop, harmed: int, harm: Callable[[bytes], bytes]
+) -> None:
+    shop.run("CREATE SEQUENCE counted")
+    shop.workbench.pgkeep("backup", "shop")
+    names, xids = [], []
+    for price in range(1, 5):
+        shop.run(f"UPDATE items SET price = {price}", "SELECT nextval('counted')")
+        xids.append(value(shop.source, "SELECT max(xmin::text::int8) FROM items"))
+        names.append(shop.journal.cut())
+    segment = shop.workbench.repository / names[harmed].path
+    segment.write_bytes(harm(segment.read_bytes()))
+    failed = shop.restore("--to", str(xids[harmed]), expect=1)
+    assert "--to-last-reachable restores to just before it" in failed.err
+    for options, price in (
+        (("--to", str(xids[harmed - 1])), harmed),
+        (("--before-transaction", str(xids[harmed - 1])), harmed - 1),
+        (("--to-last-reachable",), harmed),
+        (("--to", str(xids[harmed]), "--to-last-reachable"), harmed),
+    ):
+        shop.server.drop_database("pitr_target")
+        shop.server.create_database("pitr_target")
+        out = shop.restore(*options, expect=3).out
+        assert (names[harmed].path in out) == ("--to-last-reachable" in options)
+        assert value(shop.target, "SELECT max(price) FROM items") == price
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -769,7 +826,7 @@ def test_a_segment_that_is_damaged_in_one_repository_comes_from_another(
     shutil.copytree(shop.workbench.repository, second)
     damaged = shop.workbench.repository / name.path
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
-    failed = shop.restore("--to-last-reachable", expect=1)
+    failed = shop.restore("--to", str(name.end), expect=1)
     assert "[E053]" in failed.err
     both = [shop.workbench.repository.as_uri(), second.as_uri()]
     options = [word for url in both for word in ("--repository", url)]

@@ -10,7 +10,9 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,6 +186,27 @@ def test_leftovers_are_cleared_by_whoever_has_the_lock_and_nobody_else(
         with pytest.raises(RepositoryLocked), store.exclusive("second"):
             pass
         assert names(root) == ["a", "b", "lock", "tmp/in-work"]
+
+
+def test_what_another_writes_without_the_lock_is_not_cleared(root: Path, store: LocalStore) -> None:
+    """Capture keeps its segments while a backup has the lock."""
+    ended = threading.Event()
+
+    def lock_again_and_again() -> None:
+        while not ended.is_set():
+            with LocalStore(root).exclusive("backup"):
+                pass
+
+    with ThreadPoolExecutor(1) as executor:
+        locking = executor.submit(lock_again_and_again)
+        try:
+            for number in range(300):
+                store.put(f"journal/{number}", b"x" * 100_000)
+        finally:
+            ended.set()
+        locking.result()
+    assert len(list(store.list("journal/"))) == 300
+    assert list((root / "tmp").iterdir()) == []
 
 
 def test_a_failed_put_leaves_the_old_state(

@@ -6,11 +6,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from examples import manifest
 from pgkeep.errors import JournalInvalid, StoreError, StoreUnavailable
 from pgkeep.model import Lsn
 from pgkeep.repository.journal import (
@@ -21,8 +23,9 @@ from pgkeep.repository.journal import (
     runs,
 )
 from pgkeep.repository.journal_copies import JournalCopies
-from pgkeep.repository.journal_upkeep import expired
+from pgkeep.repository.journal_upkeep import expired, holes
 from pgkeep.repository.repository import Repository
+from pgkeep.stores import LocalStore, Store
 from pgkeep.testing import FakeClock, FaultyStore, MemoryStore
 
 BEGIN = datetime(2026, 1, 15, 6, 0, tzinfo=UTC)
@@ -151,6 +154,17 @@ def test_parts_of_a_huge_transaction_count_only_together() -> None:
     assert [numbers(run.segments) for run in runs([*names[:3], *names[4:]])] == [[1, 2], [6]]
 
 
+def test_a_missing_part_of_a_huge_transaction_is_a_hole() -> None:
+    parts = [(True, True), (True, False), (False, False), (False, True), (True, True)]
+    names = chain(6, whole=parts)
+    assert list(holes(names)) == []
+    assert list(holes(names[2:])) == []
+    for missing in names[1:-1]:
+        after = names[missing.sequence]
+        (told,) = holes([name for name in names if name is not missing])
+        assert f"has a hole before {after.start} (" in told
+
+
 def test_of_runs_that_end_in_the_same_second_the_one_that_goes_further_is_newer() -> None:
     old = chain(2)
     new = replace(ONE, chain="0" * 16, digest="f" * 16, end=Lsn(500), covered=old[-1].covered)
@@ -207,14 +221,41 @@ def test_a_clock_that_is_years_ahead_expires_nothing_that_is_a_minute_old() -> N
     assert expired(names, (), timedelta(days=7), BEGIN + timedelta(days=4000)) == ()
 
 
+@pytest.mark.parametrize("parts", [[], [(True, False), (False, True)]])
+def test_what_a_backup_continues_is_kept_however_long_ago_it_was(
+    parts: list[tuple[bool, bool]],
+) -> None:
+    """Capture was interrupted for hours, maybe within a large transaction; then came a backup."""
+    before = chain(100, whole=[(True, True)] * (99 - len(parts)) + parts)
+    resumed = before[-1].covered + timedelta(hours=5)
+    names = chain(300, whole=[(True, True)] * (99 - len(parts)) + parts + [(True, True)] * 200)
+    names[100:] = [
+        replace(name, covered=resumed + timedelta(hours=number))
+        for number, name in enumerate(names[100:])
+    ]
+    backup = manifest(started=resumed - timedelta(hours=2))
+    days = timedelta(days=5)
+    gone = expired(names, [backup], days, resumed + days)
+    (run,) = runs([name for name in names if name not in set(gone)])
+    assert gone
+    assert run.begins < backup.started
+    assert run.start < names[100].start
+
+
 # --- copies ---------------------------------------------------------------------------------------
 
 
 class Copies:
     """A journal in two repositories in memory, one of which does not always work."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, required: Sequence[str] = ()) -> None:
-        self.good, self.bad = MemoryStore("good"), FaultyStore(MemoryStore("bad"))
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        *,
+        required: Sequence[str] = (),
+        bad: Store | None = None,
+    ) -> None:
+        self.good, self.bad = MemoryStore("good"), FaultyStore(bad or MemoryStore("bad"))
         self.now = 0.0
         clock = FakeClock()
         monkeypatch.setattr(Repository, "prepare", lambda *_: None)
@@ -265,6 +306,27 @@ def test_one_that_fails_is_behind_and_catches_up(monkeypatch: pytest.MonkeyPatch
     both.now = 61
     both.wait_until_equal()
     both.put()
+    both.wait_until_equal()
+
+
+def test_a_disk_that_is_unmounted_gets_nothing_until_it_is_back(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    disk, elsewhere = tmp_path / "disk", tmp_path / "elsewhere"
+    both = Copies(monkeypatch, bad=LocalStore(disk))
+    both.put()
+    disk.rename(elsewhere)
+    disk.mkdir()
+    both.put()
+    assert set(both.copies.behind) == {"bad"}
+    both.now = 61
+    for _ in range(50):
+        both.copies.catch_up()
+        time.sleep(0.005)
+    assert not list(disk.iterdir())
+    disk.rmdir()
+    elsewhere.rename(disk)
+    both.now = 200
     both.wait_until_equal()
 
 

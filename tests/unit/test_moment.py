@@ -35,7 +35,17 @@ def test_a_time_without_a_zone_is_refused_with_both_readings() -> None:
     assert "2026-01-15 12:00+00:00" in error.value.hint
 
 
-@pytest.mark.parametrize("text", ["", "yesterday", "16/xyz", "2026-13-01 00:00+00", "-5"])
+def test_a_day_alone_is_refused_with_what_is_a_moment() -> None:
+    with pytest.raises(UsageError, match="has no zone") as error:
+        parse_moment("2026-01-15")
+    assert parse_moment(error.value.hint.split("'")[1]) == AtTime(NOON.replace(hour=0))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "yesterday", "16/xyz", "2026-13-01 00:00+00", "-5", "0001-01-01 00:00+14:00",
+     "9999-12-31 23:59:59-14:00"],
+)  # fmt: skip
 def test_what_is_no_moment_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="is no moment"):
         parse_moment(text)

@@ -52,6 +52,11 @@ def test_reading_ends_one_segment_after_the_first_that_is_a_minute_after_a_time(
     assert numbers(run(20, 60), point(30), AtTime(minute(35.5)))[-1] == 38
 
 
+def test_the_last_moment_that_can_be_written_is_only_far_away() -> None:
+    far = AtTime(datetime.max.replace(tzinfo=UTC))
+    assert numbers(run(20, 60), point(30), far)[-1] == 60
+
+
 def test_where_the_clock_went_back_all_is_read_until_it_is_further_than_it_was() -> None:
     """Heads never go back: what has the time of the first that is beyond may be from before."""
     times = [20, 25, 60, 60, 60, 60, 75, 76]  # it was set back by half an hour after the third

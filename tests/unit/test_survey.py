@@ -104,6 +104,14 @@ def test_what_the_backup_shows_is_left_out() -> None:
     assert (found.transactions, last(found)) == (2, 13)
 
 
+def test_a_backup_that_shows_what_lies_beyond_a_position_is_too_new() -> None:
+    """The backup's position was asked for a little before its snapshot was made."""
+    found = look(AtLsn(Lsn(1250)), *three(), snapshot="13:13:", lsn=1150)
+    assert not found.too_new
+    found = look(AtLsn(Lsn(1200)), *three(), snapshot="13:13:", lsn=1150)
+    assert found.too_new
+
+
 def test_a_backup_that_shows_what_lies_beyond_the_moment_is_too_new() -> None:
     """Its time is that of its transaction's begin; the snapshot came a little later."""
     found = look(AtTime(second(2.5)), *three(), snapshot="14:14:", lsn=1350)

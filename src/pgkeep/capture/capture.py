@@ -68,6 +68,8 @@ class Captured:
     limit_bytes: int | None
     is_more: bool
     """Whether more is waiting, so that the next look need not wait."""
+    storing_seconds: float
+    """How much of the look was spent on sealing and storing: the server has no work with that."""
 
 
 class Capture:
@@ -93,6 +95,7 @@ class Capture:
         self._source = source
         self._catalog = CatalogWatch(connection, "" if source.catalog else tip.catalog)
         self._kept_at = time.monotonic()
+        self._storing_seconds = 0.0
         self._read_until = tip.end
 
     @property
@@ -109,6 +112,7 @@ class Capture:
         position = self._slot.position()
         state = self._checked_state()
         before, number = self._tip, self._number
+        self._storing_seconds = 0.0
         # Without new WAL there is nothing to read, and the server need not begin to decode.
         got = _Got() if self._read_until >= position.lsn else self._keep_all(position)
         if not got.messages and not got.is_limited and self._is_time_for_a_heartbeat():
@@ -131,6 +135,7 @@ class Capture:
             retained_bytes=state.retained_bytes,
             limit_bytes=state.limit_bytes,
             is_more=got.is_limited and self._tip is not before,
+            storing_seconds=self._storing_seconds,
         )
 
     def look_after(self) -> tuple[str, ...]:
@@ -217,8 +222,10 @@ class Capture:
             barriers=stretch.barriers,
             catalog=catalog_digest,
         )
+        started = time.monotonic()
         self._tip = store_segment(self._request, head, bytes(stretch.body))
         self._kept_at = time.monotonic()
+        self._storing_seconds += self._kept_at - started
         self._alive()
 
 

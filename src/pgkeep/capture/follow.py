@@ -21,7 +21,7 @@ _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 60.0
 _STEP_SECONDS_BETWEEN_REPAIRS = 30.0
 
-# Who reads the slot costs the server something: a look takes at most this share of the time.
+# Who reads the slot costs the server something: that takes at most this share of the time.
 _SHARE = 0.2
 
 # What another try cannot mend, or makes worse: platforms ban an address after two wrong passwords.
@@ -140,4 +140,5 @@ def _steps(
                         " last minute may be missing; the journal says so.",
                     )
                 )
-        patience.sleep(max(poll_seconds - took, took * (1 / _SHARE - 1), 0))
+        reading = took - captured.storing_seconds
+        patience.sleep(max(poll_seconds - took, reading / _SHARE - took, 0))

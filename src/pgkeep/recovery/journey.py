@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -14,7 +15,14 @@ from pgkeep.postgres.concern import Treat
 from pgkeep.postgres.ddl import treatment
 from pgkeep.recovery.moment import AtEnd, AtLsn, AtTime, AtTransaction, Moment, Snapshot
 from pgkeep.recovery.route import Route, reaches, routes
-from pgkeep.recovery.survey import JournalReader, Obstacle, Survey, is_same_server, survey
+from pgkeep.recovery.survey import (
+    UNREADABLE,
+    JournalReader,
+    Obstacle,
+    Survey,
+    is_same_server,
+    survey,
+)
 
 Candidate = TypeVar("Candidate")
 
@@ -68,9 +76,8 @@ def choose_journey(
         if not _is_before(contents.point, moment):
             continue
         try:
-            journey = _journey(
-                contents, reader, moment, partial(treat_for, contents), to_last_reachable
-            )
+            asked = _Asked(reader, moment, partial(treat_for, contents), to_last_reachable)
+            journey = _journey(contents, asked)
         except MomentUnreachable as exc:
             failure = failure or exc
         else:
@@ -94,41 +101,71 @@ def _is_before(point: SnapshotPoint, moment: Moment) -> bool:
             return True
 
 
-def _journey(
-    contents: Contents,
-    reader: JournalReader,
-    moment: Moment,
-    new_treat: Callable[[], Treat],
-    to_last_reachable: bool,
-) -> Journey | None:
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What `choose_journey` was asked for."""
+
+    reader: JournalReader
+    moment: Moment
+    new_treat: Callable[[], Treat]
+    to_last_reachable: bool
+
+
+def _journey(contents: Contents, asked: _Asked) -> Journey | None:
     """The way from one backup; None if the backup itself lies beyond the moment."""
-    point = contents.point
-    for route in _routes_of_its_server(reader, point, moment):
-        found = survey(reader.read(route.segments), point, moment, new_treat())
-        if found.too_new:
-            return None
-        journey = Journey(moment, point, reader, route, found, new_treat)
+    point, reader, moment = contents.point, asked.reader, asked.moment
+    harm: PgkeepError | None = None
+    for route in routes(reader.history.runs(), point, moment):
         try:
-            _refuse_unreached(contents, journey)
-        except MomentUnreachable as exc:
-            if not to_last_reachable:
-                raise
-            return replace(journey, shortfall=exc.message)
-        return journey
-    raise MomentUnreachable(
+            if _is_of_its_server(route, reader, point):
+                return _journey_along(route, contents, asked)
+        except UNREADABLE as exc:  # a stretch that another host wrote, say: the next may lead there
+            harm = harm or exc
+    raise harm or MomentUnreachable(
         f"no journal leads on from backup {contents.backup}, the newest one before {moment}",
         hint=f"Restore it as it is, as of {_time(point.taken)}: --backup {contents.backup} without"
         " --to.",
     )
 
 
-def _routes_of_its_server(
-    reader: JournalReader, point: SnapshotPoint, moment: Moment
-) -> Iterator[Route]:
-    for route in routes(reader.history.runs(), point, moment):
-        head = reader.history.read(route.segments[-1]).head
-        if is_same_server(head, point.system_identifier, point.timeline):
-            yield route
+def _is_of_its_server(route: Route, reader: JournalReader, point: SnapshotPoint) -> bool:
+    head = reader.history.read(route.segments[0]).head
+    return is_same_server(head, point.system_identifier, point.timeline)
+
+
+def _journey_along(route: Route, contents: Contents, asked: _Asked) -> Journey | None:
+    point, reader, moment = contents.point, asked.reader, asked.moment
+    harm = ""
+    try:
+        found = survey(reader.read(route.segments), point, moment, asked.new_treat())
+    except UNREADABLE as exc:
+        route, harm = _cut_before(exc, route, asked), exc.message
+        found = survey(reader.read(route.segments), point, moment, asked.new_treat())
+    if found.too_new:
+        return None
+    journey = Journey(moment, point, reader, route, found, asked.new_treat, harm)
+    try:
+        _refuse_unreached(contents, journey)
+    except MomentUnreachable as exc:
+        if not asked.to_last_reachable:
+            raise
+        return replace(journey, shortfall=harm or exc.message)
+    return journey
+
+
+def _cut_before(harm: PgkeepError, route: Route, asked: _Asked) -> Route:
+    """What comes before the first segment that cannot be read; else the error, and what helps."""
+    count = 0
+    with suppress(*UNREADABLE):
+        for _ in asked.reader.read(route.segments):
+            count += 1
+    cut = route.cut(count)
+    if not cut.segments:
+        raise harm
+    if not asked.to_last_reachable:
+        hint = f"{harm.hint} --to-last-reachable restores to just before it."
+        raise type(harm)(harm.message, hint=hint) from harm
+    return cut
 
 
 def _refuse_unreached(contents: Contents, journey: Journey) -> None:

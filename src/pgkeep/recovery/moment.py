@@ -74,12 +74,16 @@ def parse_moment(text: str) -> Moment:
     except ValueError as exc:
         raise _not_a_moment(text) from exc
     if time.tzinfo is None:
+        whole = stripped if ":" in stripped else f"{stripped} 00:00"
         raise UsageError(
             f"the time {text!r} has no zone",
-            hint=f"Write which clock it is by: '{stripped}+00:00' is UTC, '{stripped}+02:00' is"
+            hint=f"Write which clock it is by: '{whole}+00:00' is UTC, '{whole}+02:00' is"
             " two hours ahead of it.",
         )
-    return AtTime(time.astimezone(UTC))
+    try:
+        return AtTime(time.astimezone(UTC))
+    except OverflowError as exc:  # in UTC it is before the year 1 or after 9999
+        raise _not_a_moment(text) from exc
 
 
 def _not_a_moment(text: str) -> UsageError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 from pgkeep.errors import JournalInvalid, ReplayFailed
@@ -16,6 +17,7 @@ from pgkeep.postgres.pgoutput import Begin, LogicalMessage, Relation, Truncate
 from pgkeep.recovery.apply import Batch, Writer
 from pgkeep.recovery.journey import Journey
 from pgkeep.recovery.netting import RowChange
+from pgkeep.recovery.survey import UNREADABLE
 from pgkeep.recovery.tables import TargetTable
 from pgkeep.repository.journal import Frame, FrameKind
 
@@ -243,12 +245,13 @@ class _Stream:
         )
 
     def look_further(self, journey: Journey) -> None:
-        """Beyond the end, for where the sequences stood."""
+        """Beyond the end, for where the sequences stood, as far as that can be read."""
         self.ended = True
-        for head, frames in journey.reader.read(journey.route.after(self.sequence)):
-            self.take_segment(head, frames)
-            if self.is_sampled:
-                return
+        with suppress(*UNREADABLE):
+            for head, frames in journey.reader.read(journey.route.after(self.sequence)):
+                self.take_segment(head, frames)
+                if self.is_sampled:
+                    return
 
     def take_segment(self, head: Segment, frames: Iterator[Frame]) -> None:
         take, end = self._replayer.take, head.end

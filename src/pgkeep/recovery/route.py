@@ -29,6 +29,13 @@ class Route:
     def size_bytes(self) -> int:
         return sum(segment.size_bytes for segment in self.segments)
 
+    def cut(self, count: int) -> Route:
+        """As if the journal ended after so many of its segments."""
+        whole = self.segments[:count]
+        while whole and not whole[-1].ends_whole:
+            whole = whole[:-1]
+        return Route(Run(whole), whole)
+
     def after(self, sequence: int) -> tuple[SegmentName, ...]:
         """What follows a segment in the run, also beyond the route."""
         return tuple(one for one in self.run.segments if one.sequence > sequence)
@@ -79,5 +86,5 @@ def _until_time_goes_on(segments: tuple[SegmentName, ...], at: int) -> int:
 def _is_beyond(segment: SegmentName, moment: Moment) -> bool:
     """Whether nothing that belongs to the moment comes after this segment."""
     if isinstance(moment, AtTime):
-        return segment.covered > moment.time + _LATER
+        return segment.covered - _LATER > moment.time  # a moment may be in the year 9999
     return isinstance(moment, AtLsn) and segment.end >= moment.lsn

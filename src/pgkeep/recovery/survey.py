@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from pgkeep.errors import JournalInvalid
+from pgkeep.errors import DamagedObject, JournalInvalid, NotAuthentic, ObjectMissing
 from pgkeep.model import Lsn, Segment, SnapshotPoint
 from pgkeep.postgres import ddl, pgoutput
 from pgkeep.postgres.concern import Treat
@@ -24,6 +24,9 @@ from pgkeep.sealing import X25519Identity
 
 _FETCHES = 8
 _FETCHED_BYTES = 32 << 20
+UNREADABLE = (DamagedObject, JournalInvalid, NotAuthentic, ObjectMissing)
+"""What reading raises where no copy of a segment is whole."""
+
 _CHANGES = frozenset((pgoutput.INSERT, pgoutput.UPDATE, pgoutput.DELETE, pgoutput.TRUNCATE))
 
 
@@ -168,7 +171,7 @@ class _Surveyor:
             self.done = self._too_new or begin.commit_lsn >= self._backup_lsn
         elif not shown and self._is_beyond(begin):
             self._end_before(begin.commit_lsn)
-        elif shown and isinstance(self._moment, AtTime) and begin.committed > self._moment.time:
+        elif shown and self._is_past(begin):
             self._too_new = self.done = True
         elif not shown:
             self._begin = begin
@@ -178,12 +181,17 @@ class _Surveyor:
 
     def _is_beyond(self, begin: Begin) -> bool:
         moment = self._moment
-        if isinstance(moment, AtTime):
-            return begin.committed > moment.time
         if isinstance(moment, AtTransaction) and not moment.inclusive:
             self._found = self._is_wanted(moment, begin)
             return self._found
-        return False
+        return self._is_past(begin)
+
+    def _is_past(self, begin: Begin) -> bool:
+        """Whether it committed after a moment that is a time or a position."""
+        moment = self._moment
+        if isinstance(moment, AtTime):
+            return begin.committed > moment.time
+        return isinstance(moment, AtLsn) and begin.commit_lsn >= moment.lsn
 
     def _is_wanted(self, moment: AtTransaction, begin: Begin) -> bool:
         return self._snapshot.full_id(begin.xid) == self._snapshot.full_id(moment.xid)

@@ -282,28 +282,34 @@ class Run:
 def runs(names: Iterable[SegmentName]) -> tuple[Run, ...]:
     """The stretches without a gap, oldest first, from names alone. Pure.
 
-    Each whole segment leads back to the one before it by its digest; where that one is missing, a
-    run begins. A transaction without its end leads nowhere, one without its beginning is left out.
+    A transaction without its end leads nowhere, one without its beginning is left out.
+    """
+    found = [Run(_from_a_boundary(line)) for line in lines(names)]
+    return tuple(sorted((run for run in found if run.segments), key=lambda one: one.age))
+
+
+def lines(names: Iterable[SegmentName]) -> Iterator[tuple[SegmentName, ...]]:
+    """Segments that lead to a whole one, oldest first: each refers to the one before it. Pure.
+
+    A line begins where the one before is missing, or belongs to another line that forked from it.
     """
     by_digest = {(name.chain, name.digest): name for name in names}
     newest_first = sorted(by_digest.values(), key=lambda one: (one.chain, -one.sequence))
     seen: set[tuple[str, str]] = set()
-    found = []
     for tip in newest_first:
         if not tip.ends_whole or (tip.chain, tip.digest) in seen:
             continue
-        run: list[SegmentName] = []
+        line: list[SegmentName] = []
         at: SegmentName | None = tip
         while at is not None and (at.chain, at.digest) not in seen:
             seen.add((at.chain, at.digest))
-            run.append(at)
+            line.append(at)
             at = by_digest.get((at.chain, at.previous))
-        found.append(Run(_from_a_boundary(run)))
-    return tuple(sorted((run for run in found if run.segments), key=lambda one: one.age))
+        yield tuple(reversed(line))
 
 
-def _from_a_boundary(newest_first: Sequence[SegmentName]) -> tuple[SegmentName, ...]:
-    return tuple(dropwhile(lambda one: not one.begins_whole, reversed(newest_first)))
+def _from_a_boundary(line: Iterable[SegmentName]) -> tuple[SegmentName, ...]:
+    return tuple(dropwhile(lambda one: not one.begins_whole, line))
 
 
 class Journal:

@@ -162,6 +162,8 @@ class JournalCopies:
     def _opened(self, copy: _Copy) -> Repository:
         if copy.repository is None:
             copy.repository = copy.open()
+        elif copy.repository.store.is_near:  # of a disk that is unmounted an empty folder is left
+            Repository.open(copy.name, copy.repository.store)
         return copy.repository
 
     def _each(self, do: Callable[[Repository], Answer]) -> list[Answer]:

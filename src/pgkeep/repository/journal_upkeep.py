@@ -4,13 +4,13 @@ and put right from a sibling. No key that opens anything is needed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from pgkeep.errors import PgkeepError, StoreAccessDenied
 from pgkeep.model import Kind, Manifest
-from pgkeep.repository.journal import Journal, SegmentName, runs
+from pgkeep.repository.journal import Journal, Run, SegmentName, lines, runs
 from pgkeep.repository.journal_copies import copy_missing
 from pgkeep.repository.repository import Repository
 from pgkeep.sealing import PublicSigner
@@ -45,7 +45,8 @@ def expired(
 ) -> tuple[SegmentName, ...]:
     """Segments older than `keep` that no moment since then needs, oldest first. Pure.
 
-    The newest backup from before that time is where those moments begin, so what follows it stays.
+    The newest backup from before that time is where those moments begin, so what follows it stays;
+    and the segment before, from which on a stretch can be continued.
     """
     ages = _ages(names, now)
     young = [name.covered for name in names if ages[name.path] <= keep]
@@ -53,7 +54,8 @@ def expired(
         return ()
     since = min(young)
     bases = [one.started for one in backups if one.kind is Kind.FULL and one.started <= since]
-    needed_from = (max(bases) if bases else since) - OVERLAP
+    base = (max(bases) if bases else since) - OVERLAP
+    needed_from = min((_beginning(run, base) for run in runs(names)), default=base)
     newest = max(names, key=lambda one: (one.covered, one.sequence))
     old = [
         name
@@ -61,6 +63,15 @@ def expired(
         if ages[name.path] > keep and name.covered < needed_from and name is not newest
     ]
     return tuple(sorted(old, key=lambda one: (one.covered, one.chain, one.sequence)))
+
+
+def _beginning(run: Run, base: datetime) -> datetime:
+    """Where a run has to begin so that it can be continued from `base` on.
+
+    Much time may lie between two segments: nothing was written, or capture was interrupted.
+    """
+    before = [one.covered for one in run.segments if one.begins_whole and one.covered < base]
+    return max(before) if before and run.covered >= base else base
 
 
 def _ages(names: Iterable[SegmentName], now: datetime) -> dict[str, timedelta]:
@@ -127,9 +138,9 @@ def verify_journal(
     healed = copy_missing(database, repository, siblings) if heal else 0
     journal = Journal(repository.store, database)
     names = journal.names()
-    problems = list(_holes(names))
+    problems = list(holes(names))
     read = size = 0
-    for name in sorted(names, key=lambda one: one.covered, reverse=True):
+    for name in sorted(names, key=lambda one: (one.covered, one.sequence), reverse=True):
         if read_bytes is not None and size >= read_bytes:
             break
         read, size = read + 1, size + name.size_bytes
@@ -141,10 +152,14 @@ def verify_journal(
     return VerifiedJournal(len(names), len(runs(names)), read, size, healed, tuple(problems))
 
 
-def _holes(names: Sequence[SegmentName]) -> Iterable[str]:
+def holes(names: Sequence[SegmentName]) -> Iterator[str]:
+    """Where a segment is missing, in words. Pure.
+
+    What is missing before the oldest of a chain was pruned.
+    """
     by_chain: dict[str, list[SegmentName]] = {}
-    for run in runs(names):
-        by_chain.setdefault(run.chain, []).append(run.segments[0])
+    for line in lines(names):
+        by_chain.setdefault(line[0].chain, []).append(line[0])
     for chain, firsts in by_chain.items():
         digests = {name.digest for name in names if name.chain == chain}
         for first in sorted(firsts, key=lambda one: one.sequence)[1:]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import stat
@@ -24,8 +25,9 @@ class LocalStore:
     """See `pgkeep.stores.base.Store` for the contract.
 
     A file is written to `tmp/`, synced, renamed to its name, and its folder is synced, so a
-    crash or a full disk leaves the old state or the new one. The writer clears `tmp/` when it
-    takes the lock, which the kernel frees when the process ends, however it ends.
+    crash or a full disk leaves the old state or the new one. Who takes the lock of the whole clears
+    `tmp/` of what is not in work: each file there is locked by whoever writes it, since capture
+    writes without the lock. The kernel frees both when the process ends, however it ends.
     """
 
     def __init__(self, root: Path) -> None:
@@ -45,13 +47,9 @@ class LocalStore:
         try:
             make_folders(temporary.parent)
             make_folders(path.parent)
-            try:
-                _write_durably(temporary, data)
+            with _in_work(temporary) as handle:
+                _write_durably(handle, data)
                 temporary.rename(path)
-            except BaseException:
-                with suppress(OSError):
-                    temporary.unlink()
-                raise
             sync_folder(path.parent)
         except OSError as exc:
             error = translated(exc, f"cannot write {name!r} to {self.url}")
@@ -133,7 +131,7 @@ class LocalStore:
         return StoreFacts(free_bytes=room.f_bavail * room.f_frsize, mode=mode)
 
     def _clear_temporary(self) -> None:
-        """Remove what a killed writer left. Safe: whoever holds the lock is the only writer."""
+        """Remove what killed writers left."""
         try:
             leftovers = list((self._root / _TEMPORARY).iterdir())
         except FileNotFoundError:
@@ -142,7 +140,7 @@ class LocalStore:
             raise StoreError(f"cannot clear {_TEMPORARY}/ in {self.url}: {exc.strerror}") from exc
         for leftover in leftovers:
             with suppress(OSError):
-                leftover.unlink()
+                _remove_unless_in_work(leftover)
 
     def _path(self, name: str) -> Path:
         segments = name.split("/")
@@ -152,15 +150,47 @@ class LocalStore:
         return self._root / name
 
 
-def _write_durably(path: Path, data: Bytes) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+@contextmanager
+def _in_work(path: Path) -> Iterator[int]:
+    """A new file, locked; removed if it does not get its name."""
+    handle = _new_locked(path)
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(handle, view) :]
-        os.fsync(handle)
+        yield handle
+    except BaseException:
+        with suppress(OSError):
+            path.unlink()
+        raise
     finally:
         os.close(handle)
+
+
+def _new_locked(path: Path) -> int:
+    while True:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if os.fstat(handle).st_nlink:  # else it was cleared away before it was locked
+                return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
+def _remove_unless_in_work(path: Path) -> None:
+    handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+    finally:
+        os.close(handle)
+
+
+def _write_durably(handle: int, data: Bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(handle, view) :]
+    os.fsync(handle)
 
 
 def _holds_files(folder: Path) -> bool:

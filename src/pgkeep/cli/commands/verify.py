@@ -26,7 +26,8 @@ from pgkeep.repository.verify import Damage, ReadingDates, Verified, verify
     "--read",
     "read",
     metavar="SIZE",
-    help='How much to read of the objects: "2GB", or "all".  [default: sizes only]',
+    help='How much to read of the objects, and of each journal: "2GB", or "all".  [default: sizes'
+    " only]",
 )
 @click.option("--no-heal", is_flag=True, help="Put nothing right.")
 @command_options(repository=True)
@@ -62,9 +63,8 @@ def verify_command(context: Context, read: str | None, no_heal: bool) -> ExitCod
                     now=context.now,
                     heal=not no_heal,
                 )
-            left = None if limit is None else max(limit - looked.read_bytes, 0)
             journals[repository.name] = _verify_journals(
-                context, repository, repositories, read_bytes=left, heal=not no_heal
+                context, repository, repositories, read_bytes=limit, heal=not no_heal
             )
             done[repository.name] = looked
         except StoreError as exc:
