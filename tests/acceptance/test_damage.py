@@ -22,6 +22,7 @@ from failures import (
     run_sql,
     told,
 )
+from pgkeep.recovery import fill
 from pgkeep.repository.hostkeys import HostKeys
 from pgkeep.sealing import SigningKey
 
@@ -86,16 +87,32 @@ def test_a_harmed_object_is_named_with_its_table(
     assert not dump.exists()
 
 
+@pytest.mark.parametrize("frozen_from", [0, fill._WORTH_FREEZING])
 @pytest.mark.parametrize("harm", HARMS)
 def test_all_the_rest_is_restored_on_request(
-    workbench: Workbench, new_database: NewDatabase, backup: str, harm: str
+    workbench: Workbench,
+    new_database: NewDatabase,
+    backup: str,
+    harm: str,
+    frozen_from: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Also of a table that is loaded whole, to be frozen: it is begun anew, part by part."""
+    monkeypatch.setattr(fill, "_WORTH_FREEZING", frozen_from)
     act, _ = HARMS[harm]
     path = objects_of(workbench, backup, "public.orders")[0]
     act(path)
     target = new_database()
     outcome = workbench.pgkeep(
-        "restore", "shop", "--target", target, "--go-on-after-damage", "--json", expect=None
+        "restore",
+        "shop",
+        "--target",
+        target,
+        "--go-on-after-damage",
+        "--json",
+        "--jobs",
+        "1",
+        expect=None,
     )
     error = told(outcome, "E042")
     assert error.message.startswith(

@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from comparison import load_statements, take_picture, value
 from conftest import Workbench
 from pgkeep.demo import story
 from pgkeep.recovery import fill, proof
@@ -111,3 +112,40 @@ def test_a_large_table_is_read_back_in_stretches_and_each_row_counts(
     again = new_database()
     failed = workbench.pgkeep("restore", "shop", "--target", again, "--jobs", "4", expect=1)
     assert "[E051]" in failed.err or "differ" in failed.err
+
+
+FROZEN = """
+    SELECT array_agg(relname::text ORDER BY relname) FROM pg_class
+     WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
+       AND relallvisible > 0"""
+
+
+def test_a_table_that_one_session_may_load_alone_is_frozen(
+    workbench: Workbench, new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows are visible to all at once, and no vacuum has to look at them again."""
+    monkeypatch.setattr(fill, "_WORTH_FREEZING", 0)
+    source, first, second, rows_alone = (new_database() for _ in range(4))
+    load_statements(
+        source,
+        ("CREATE TABLE large (id int PRIMARY KEY, v text)",
+         "INSERT INTO large SELECT n, repeat('x', 300) FROM generate_series(1, 9000) n",
+         "CREATE TABLE lesser (LIKE large)", "INSERT INTO lesser SELECT * FROM large LIMIT 900",
+         "CREATE TABLE cut (LIKE large) PARTITION BY RANGE (id)",
+         "CREATE TABLE cut_1 PARTITION OF cut DEFAULT",
+         "INSERT INTO cut SELECT * FROM large LIMIT 800"),
+    )  # fmt: skip
+    workbench.init(source)
+    with workbench.config.open("a") as config:
+        config.write("[backup]\npart_pages = 16\n")
+    workbench.pgkeep("backup", "shop")
+    workbench.pgkeep("restore", "shop", "--target", first, "--jobs", "1")
+    assert value(first, FROZEN) == ["cut_1", "large", "lesser"]
+    # The others would be done long before it: all sessions load a share of it.
+    workbench.pgkeep("restore", "shop", "--target", second, "--jobs", "4")
+    assert value(second, FROZEN) == ["cut_1", "lesser"]
+    # Whoever fills tables that were there truncates none.
+    workbench.pgkeep("restore", "shop", "--target", rows_alone, "--schema-only")
+    workbench.pgkeep("restore", "shop", "--target", rows_alone, "--data-only", "--jobs", "1")
+    assert value(rows_alone, FROZEN) is None
+    assert take_picture(first).rows == take_picture(second).rows == take_picture(source).rows

@@ -12,7 +12,7 @@ _MODULUS = 1 << 128
 
 @dataclass(frozen=True, slots=True)
 class RowSum:
-    """How many rows, and the sum of their 128-bit hashes. Sums of disjoint parts add up."""
+    """How many rows, and the sum of their 64-bit hashes. Sums of disjoint parts add up."""
 
     rows: int = 0
     total: int = 0
@@ -32,7 +32,7 @@ class RowDigest:
         self._seed = seed
         self._rows = 0
         self._total = 0
-        self._open_row: xxhash.xxh3_128 | None = None
+        self._open_row: xxhash.xxh3_64 | None = None
 
     @property
     def rows(self) -> int:
@@ -51,10 +51,10 @@ class RowDigest:
             self._total += open_row.intdigest()
             self._rows += 1
         last = lines.pop()
-        self._total += sum(map(xxhash.xxh3_128_intdigest, lines, repeat(self._seed)))
+        self._total += sum(map(xxhash.xxh3_64_intdigest, lines, repeat(self._seed)))
         self._rows += len(lines)
         if last:
-            self._open_row = xxhash.xxh3_128(last, seed=self._seed)
+            self._open_row = xxhash.xxh3_64(last, seed=self._seed)
 
     def result(self) -> RowSum:
         """The sum so far; every row must have ended."""

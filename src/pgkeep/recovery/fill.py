@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
-from pgkeep.errors import DamagedObject, PgkeepError
+from pgkeep.errors import ConnectionLost, DamagedObject, PgkeepError
 from pgkeep.events import Reporter, StageBegan, StageEnded
 from pgkeep.model import Part, TableName
 from pgkeep.postgres import catalog
@@ -35,6 +35,9 @@ CRITICAL = "critical"
 _CRITICAL, _OTHERS = 0, 1
 
 LARGE_OBJECTS = TableName("pg_catalog", "pg_largeobject")
+
+# A smaller table is written as fast either way.
+_WORTH_FREEZING = 8 << 20
 
 # What is worth being read back by several sessions at once.
 _LARGE_BYTES = 64 << 20
@@ -157,13 +160,32 @@ class _Filling:
 
     def first_tasks(self) -> Iterator[Task]:
         self._critical.begin()
+        total = sum(table.weight for table in self._run.plan.tables)
         for group in self._groups:
-            for table in group.tables:
-                for part in table.plan.source.parts:
-                    run = partial(self._load, group, table, part)
-                    yield Task(table.rank, Urgency.LOAD, -table.plan.weight, run)
+            if self._is_for_one_session(group, total):
+                (table,) = group.tables
+                run = partial(self._load_frozen, group, table)
+                yield Task(table.rank, Urgency.LOAD, -table.plan.weight, run)
+            else:
+                yield from self._parts(group)
         if self._run.plan.large_objects.parts:
             yield Task(_OTHERS, Urgency.LOAD, 0, self._load_large_objects)
+
+    def _is_for_one_session(self, group: _Group, total: int) -> bool:
+        """Whether a table may be truncated, and does not keep the others waiting at the end."""
+        run, plan = self._run, group.tables[0].plan
+        size = plan.source.text_bytes
+        is_ours = run.scope.schema and not plan.is_managed and not plan.source.condition
+        is_alone = len(group.tables) == 1 and group.name == plan.name
+        is_worth_it = size >= _WORTH_FREEZING and size * run.request.jobs <= total
+        return is_ours and is_alone and is_worth_it and not plan.where and not plan.is_critical
+
+    def _parts(self, group: _Group) -> Iterator[Task]:
+        """Part by part, by as many sessions as there are."""
+        for table in group.tables:
+            for part in table.plan.source.parts:
+                run = partial(self._load, group, table, part)
+                yield Task(table.rank, Urgency.LOAD, -table.plan.weight, run)
 
     def abort(self) -> None:
         self._runs.end()
@@ -210,6 +232,18 @@ class _Filling:
             reader.execute(["COMMIT"])  # or its lock would keep a primary key waiting for ever
 
     # --- tasks: each returns those that can begin once it is done -------------------------------
+
+    def _load_frozen(self, group: _Group, table: _Table) -> Iterable[Task]:
+        run = self._run
+        try:
+            group.stored = load.load_frozen(
+                self._sessions, run.request.sealed, table.plan, self._seed, run.reporter
+            )
+        except ConnectionLost:
+            raise
+        except PgkeepError:  # nothing of it is there: part by part it is told, or got round
+            return self._parts(group)
+        return self._once_full(table)
 
     def _load(self, group: _Group, table: _Table, part: Part) -> Iterable[Task]:
         run = self._run

@@ -6,6 +6,7 @@ import queue
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 
 import psycopg
 
@@ -106,23 +107,44 @@ def load_part(
         command += f" WHERE ({table.where})"
     with sessions.borrow() as connection:
         while True:
-            text = sealed.text(part)
-            if table.without:
-                text = without_columns(text, _places(table))
             try:
-                return _copy(
-                    connection,
-                    command,
-                    text,
-                    part,
-                    str(table.name),
-                    seed,
-                    reporter,
-                    takes_all=not table.where,
-                )
+                with connection.transaction():
+                    return _copy(
+                        connection,
+                        command,
+                        _text(sealed, table, part),
+                        part.rows,
+                        str(table.name),
+                        seed,
+                        reporter,
+                        takes_all=not table.where,
+                    )
             except psycopg.errors.CheckViolation as exc:
                 if refusing is None or not refusing.take_away(connection, exc):
                     raise
+
+
+def load_frozen(
+    sessions: TargetSessions, sealed: Sealed, table: TableRestore, seed: int, reporter: Reporter
+) -> RowSum:
+    """Load an empty table whole, in one transaction, its rows frozen.
+
+    Nobody has to look up whether they are visible, neither an index build nor later a vacuum.
+    PostgreSQL wants the table to be new in that transaction, so one session loads all of it.
+    """
+    parts = table.source.parts
+    text = chain.from_iterable(_text(sealed, table, part) for part in parts)
+    rows = sum(part.rows for part in parts)
+    command = f"{copy_in(table.name, table.columns)} (FREEZE)"
+    with sessions.borrow() as connection, connection.transaction():
+        connection.execute(f"TRUNCATE ONLY {table.name.sql}".encode())
+        return _copy(connection, command, text, rows, str(table.name), seed, reporter)
+
+
+def _text(sealed: Sealed, table: TableRestore, part: Part) -> Iterator[bytes]:
+    """The COPY text of a part, with the columns that the target has."""
+    text = sealed.text(part)
+    return without_columns(text, _places(table)) if table.without else text
 
 
 def _places(table: TableRestore) -> frozenset[int]:
@@ -151,7 +173,7 @@ def _copy(
     connection: Connection,
     command: str,
     text: Iterator[bytes],
-    part: Part,
+    rows: int,
     name: str,
     seed: int,
     reporter: Reporter,
@@ -160,7 +182,7 @@ def _copy(
 ) -> RowSum:
     digest = RowDigest(seed)
     before = 0
-    with connection.transaction(), connection.cursor() as cursor:
+    with connection.cursor() as cursor:
         with cursor.copy(command.encode()) as copy:
             for piece in text:
                 copy.write(piece)
@@ -169,9 +191,9 @@ def _copy(
                 before = digest.rows
         result = digest.result()
         taken = cursor.rowcount if takes_all else result.rows
-        if not taken == result.rows == part.rows:
+        if not taken == result.rows == rows:
             raise RestoreFailed(
-                f"{name}: {part.rows} rows were backed up, {result.rows} were sent, and the target"
+                f"{name}: {rows} rows were backed up, {result.rows} were sent, and the target"
                 f" took {cursor.rowcount}"
             )
     return result
@@ -189,7 +211,7 @@ def load_large_objects(
                 connection,
                 COPY_LARGE_OBJECTS_IN,
                 sealed.text(part),
-                part,
+                part.rows,
                 "large objects",
                 seed,
                 reporter,
