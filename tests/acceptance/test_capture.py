@@ -24,12 +24,14 @@ from conftest import WHEELS, Workbench
 from failures import MAIN, configure, finished, proxy_to, run_sql, start, told, wait_until
 from journal import JournalReader
 from pgkeep.capture.follow import Listener, follow
+from pgkeep.capture.setup import LOCK_CLASS
 from pgkeep.cli.commands.capture import capture_request
 from pgkeep.cli.context import Context
-from pgkeep.events import Silent
+from pgkeep.events import Noticed, Silent
 from pgkeep.postgres import pgoutput
 from pgkeep.postgres.programs import choose_server
 from pgkeep.postgres.server import ScratchServer
+from pgkeep.repository import journal_copies
 from pgkeep.stores import LocalStore
 
 NewDatabase = Callable[[], str]
@@ -403,6 +405,42 @@ def test_a_slow_repository_makes_no_look_wait_for_longer(
         follow(request, listener, Silent(), poll_seconds=0.05, sleep=sleep)
     assert len(segments(workbench)) >= 3
     assert max(pauses) < 1
+
+
+def test_a_repository_that_falls_behind_is_told_once_and_when_it_has_caught_up(
+    workbench: Workbench, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = workbench.folder / "second"
+    ready(workbench, source, "[repositories.second]", f'url = "file://{second}"')
+    monkeypatch.setattr(journal_copies, "_PAUSE_SECONDS", 0)
+    told: list[str] = []
+
+    class Reporter:
+        def report(self, event: object) -> None:
+            if isinstance(event, Noticed) and "repository 'second'" in event.message:
+                told.append(event.message)
+
+    looks = iter(range(1, 1000))
+
+    def sleep(_seconds: float) -> None:
+        tick(source, look := next(looks), look)
+        if look == 1:
+            second.rename(second.with_name("away"))
+            second.write_text("no folder")
+        elif look == 4:
+            second.unlink()
+            second.with_name("away").rename(second)
+        elif len(told) == 2 or look > 200:
+            raise KeyboardInterrupt
+
+    request = capture_request(Context(workbench.config, as_json=True, quiet=True), "shop")
+    with pytest.raises(KeyboardInterrupt):
+        follow(request, Listener(lambda _: None, lambda _: None), Reporter(),
+               poll_seconds=0.05, sleep=sleep)  # fmt: skip
+    assert [text.partition(":")[0] for text in told] == [
+        "repository 'second' is behind with the journal",
+        "repository 'second' has caught up with the journal",
+    ]
 
 
 @EITHER_WAY
@@ -905,3 +943,79 @@ def test_a_schema_of_the_users_that_has_its_name_stays(
         assert connection.execute(
             "SELECT (SELECT value FROM pgkeep.token), (SELECT count(*) FROM pg_publication)"
         ).fetchone() == ("mine", 1)
+
+
+# --- verifying ------------------------------------------------------------------------------------
+
+
+def test_a_segment_of_another_size_than_its_sibling_is_read_and_put_right(
+    workbench: Workbench, source: str
+) -> None:
+    second = workbench.folder / "second"
+    ready(workbench, source, "[repositories.second]", f'url = "file://{second}"')
+    for n in range(1, 4):
+        tick(source, n, n)
+        capture(workbench)
+    harmed = min(segments(workbench), key=lambda path: path.name)
+    whole = harmed.read_bytes()
+    for harm in (whole[:40], b""):
+        harmed.write_bytes(harm)
+        found = workbench.pgkeep("verify", "--no-heal", "--json", expect=1)
+        assert harmed.name in found.out
+        workbench.pgkeep("verify", expect=3)
+        assert harmed.read_bytes() == whole
+    workbench.pgkeep("verify")
+
+
+# --- taking it away -------------------------------------------------------------------------------
+
+
+MADE = """
+    SELECT (SELECT count(*) FROM pg_namespace WHERE nspname = 'pgkeep'),
+           (SELECT count(*) FROM pg_publication), (SELECT count(*) FROM pg_event_trigger),
+           (SELECT count(*) FROM pg_replication_slots WHERE database = current_database())"""
+
+
+def removed(workbench: Workbench, *options: str) -> dict[str, object]:
+    outcome = workbench.pgkeep("capture", "shop", "--remove", "--json", *options)
+    return dict(outcome.document) if outcome.out else {}  # type: ignore[call-overload]
+
+
+def test_what_another_capture_needs_stays_until_that_is_removed_too(
+    workbench: Workbench, source: str
+) -> None:
+    ready(workbench, source, 'slot = "other"')
+    settings = workbench.config.read_text()
+    workbench.config.write_text(settings.replace('slot = "other"', 'slot = "pgkeep_first"'))
+    capture(workbench)
+    all_of_it = ["the slot", "the publications", "the event triggers", "the schema pgkeep"]
+    with psycopg.connect(source, autocommit=True) as connection:
+        # A name of one's own tells nothing, but whoever captures holds a lock.
+        connection.execute("SELECT pg_advisory_lock(%s, hashtext('other'))", (LOCK_CLASS,))
+        shown = workbench.pgkeep("capture", "shop", "--remove", "--yes")
+        assert "stay: another capture needs them (slot other)" in " ".join(shown.err.split())
+        assert connection.execute(MADE).fetchone() == (1, 9, 4, 1)
+        connection.execute("SELECT pg_advisory_unlock_all()")
+        capture(workbench)
+        workbench.config.write_text(settings)
+        assert removed(workbench, "--dry-run")["needed_by"] == ["pgkeep_first"]
+        assert removed(workbench, "--yes")["found"] == ["the slot"]
+        assert connection.execute(MADE).fetchone() == (1, 9, 4, 1)
+        workbench.config.write_text(settings.replace('"other"', '"pgkeep_first"'))
+        assert removed(workbench, "--dry-run")["found"] == all_of_it
+        assert removed(workbench, "--yes")["found"] == all_of_it
+        assert connection.execute(MADE).fetchone() == (0, 0, 0, 0)
+        assert removed(workbench, "--dry-run")["found"] == []
+        assert removed(workbench, "--yes")["removed"] is False
+
+
+def test_a_schema_of_the_users_with_that_name_is_neither_used_nor_dropped(
+    workbench: Workbench, source: str
+) -> None:
+    run_sql(source, "CREATE SCHEMA pgkeep", "CREATE TABLE pgkeep.mine (id int)")
+    workbench.init(source)
+    refused = workbench.pgkeep("capture", "shop", "--once", expect=None)
+    assert told(refused, "E070").message.startswith("the database has a schema pgkeep, which")
+    workbench.pgkeep("capture", "shop", "--remove", "--yes")
+    with psycopg.connect(source) as connection:
+        assert connection.execute("SELECT count(*) FROM pgkeep.mine").fetchone() == (0,)

@@ -673,7 +673,7 @@ def test_a_moment_that_cannot_be_reached_is_refused_before_anything_is_touched(s
     later = name.covered + timedelta(hours=1)
     assert "[E001]" in shop.restore("--to", "2026-01-15 12:00", expect=2).err
     early = shop.restore("--to", str(before).replace("+00 UTC", "+00"), expect=1)
-    assert "[E073] there is no full backup from before" in early.err
+    assert "[E073] there is no full backup that leads to" in early.err
     late = shop.restore("--to", later.isoformat(), expect=1)
     assert "[E073] the journal after backup" in late.err
     assert "is the last moment that can be reached" in late.err

@@ -36,8 +36,6 @@ from pgkeep.postgres.session import Connection, connect, lock_timeout_statement,
 from pgkeep.postgres.slot import LONGEST_PAGE_HEADER_BYTES, Slot, SlotState
 from pgkeep.repository.journal import SegmentName, runs
 
-_LOCK_CLASS = 0x70676B70  # "pgkp": one capture for each slot
-
 # A server notices a moment later that a capture has ended.
 _ENDING_SECONDS = 3.0
 
@@ -79,11 +77,17 @@ def look(request: CaptureRequest) -> setup.Setup:
         return setup.look(connection, _slot(request, connection), request.plugin)
 
 
-def remove(request: CaptureRequest) -> None:
+def made(request: CaptureRequest) -> setup.Made:
+    """What `remove` would take away. Changes nothing."""
+    with closing(connect(request.address)) as connection, translated(request.address):
+        return setup.made(connection, _slot(request, connection))
+
+
+def remove(request: CaptureRequest) -> setup.Made:
     """Take everything out of the database again. The journal stays as it is."""
     with closing(connect(request.address)) as connection, translated(request.address):
         _lock(connection, request)
-        setup.remove(connection, _slot(request, connection))
+        return setup.remove(connection, _slot(request, connection))
 
 
 @contextmanager
@@ -181,7 +185,8 @@ def _lock(connection: Connection, request: CaptureRequest) -> None:
 
 def _has_lock(connection: Connection, slot: str) -> bool:
     row = connection.execute(
-        "SELECT pg_catalog.pg_try_advisory_lock(%s, pg_catalog.hashtext(%s))", (_LOCK_CLASS, slot)
+        "SELECT pg_catalog.pg_try_advisory_lock(%s, pg_catalog.hashtext(%s))",
+        (setup.LOCK_CLASS, slot),
     ).fetchone()
     return bool(row and row[0])
 

@@ -16,6 +16,7 @@ from pgkeep.errors import (
     SlotLost,
 )
 from pgkeep.events import Noticed, Reporter
+from pgkeep.repository.journal_copies import JournalCopies
 
 _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 60.0
@@ -67,6 +68,25 @@ class _Patience:
         self.pause = min(self.pause * 2, _LONGEST_PAUSE_SECONDS)
 
 
+class _Behind:
+    """Tells once when a repository falls behind, and when it has caught up."""
+
+    def __init__(self, copies: JournalCopies, reporter: Reporter) -> None:
+        self._copies = copies
+        self._reporter = reporter
+        self._told: frozenset[str] = frozenset()
+
+    def tell(self) -> None:
+        behind = self._copies.behind
+        for name in sorted(behind.keys() - self._told):
+            what = f"repository {name!r} is behind with the journal: {behind[name].message}"
+            hint = "Capture goes on, and gives it what it lacks once it answers."
+            self._reporter.report(Noticed(what, hint))
+        for name in sorted(self._told - behind.keys()):
+            self._reporter.report(Noticed(f"repository {name!r} has caught up with the journal"))
+        self._told = frozenset(behind)
+
+
 def follow(
     request: CaptureRequest,
     listener: Listener,
@@ -82,6 +102,7 @@ def follow(
     not read. A lost slot is told, and a new chain begun.
     """
     patience = _Patience(sleep)
+    behind = _Behind(request.copies, reporter)
     has_begun = False
     while True:
         listener.may_connect()
@@ -90,7 +111,7 @@ def follow(
                 has_begun = True
                 listener.begun(begun)
                 _steps(
-                    begun, listener, patience, reporter, poll_seconds,
+                    begun, listener, patience, behind, reporter, poll_seconds,
                     until_caught_up=until_caught_up,
                 )  # fmt: skip
                 return
@@ -114,6 +135,7 @@ def _steps(
     begun: Begun,
     listener: Listener,
     patience: _Patience,
+    behind: _Behind,
     reporter: Reporter,
     poll_seconds: float,
     *,
@@ -126,6 +148,7 @@ def _steps(
         took = time.monotonic() - started
         patience.works()
         listener.captured(captured)
+        behind.tell()
         if captured.is_more:
             continue
         if until_caught_up:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import LiteralString
 
 import psycopg
 
@@ -111,12 +112,61 @@ def make_ready(connection: Connection, setup: Setup) -> None:
         ) from exc
 
 
-def remove(connection: Connection, slot: Slot) -> None:
-    """Take everything away again, the slot first."""
+LOCK_CLASS = 0x70676B70
+"""Of advisory locks ("pgkp"): whoever captures holds that of the slot's name."""
+
+_MADE: LiteralString = """
+    SELECT pg_catalog.obj_description(pg_catalog.to_regnamespace('pgkeep')::oid, 'pg_namespace')
+           = %s"""
+
+# Of captures that do not run now only the usual names tell.
+_OTHER_SLOTS: LiteralString = r"""
+    SELECT s.slot_name::text FROM pg_catalog.pg_replication_slots s
+     WHERE s.database = pg_catalog.current_database() AND s.plugin = 'pgoutput'
+       AND s.slot_name <> %s
+       AND (s.slot_name LIKE 'pgkeep\_%%' OR EXISTS (
+            SELECT FROM pg_catalog.pg_locks l
+             WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2
+               AND l.classid::int8 = %s
+               AND l.objid::int8 = pg_catalog.hashtext(s.slot_name::text)::int8 & 4294967295))
+     ORDER BY 1"""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What capture has made in a database and is there now."""
+
+    slot: bool
+    publishing: bool
+    """Publications, event triggers, and the schema with their functions."""
+    needed_by: tuple[str, ...]
+    """Slots of other captures of this database, which need those too."""
+
+    @property
+    def in_words(self) -> tuple[str, ...]:
+        """What `remove` takes away."""
+        slot = ("the slot",) if self.slot else ()
+        if not self.publishing or self.needed_by:
+            return slot
+        return (*slot, "the publications", "the event triggers", "the schema pgkeep")
+
+
+def made(connection: Connection, slot: Slot) -> Made:
+    """Look for what `remove` would take away. Changes nothing."""
+    row = connection.execute(_MADE, (capturing.COMMENT,)).fetchone()
+    others = connection.execute(_OTHER_SLOTS, (slot.name, LOCK_CLASS)).fetchall()
+    return Made(slot.state() is not None, bool(row and row[0]), tuple(name for (name,) in others))
+
+
+def remove(connection: Connection, slot: Slot) -> Made:
+    """Take everything away again, the slot first; what of it was there."""
+    found = made(connection, slot)
     slot.drop()
-    with connection.transaction():
-        for statement in definitions.REMOVAL:
-            connection.execute(statement.encode())
+    if found.publishing and not found.needed_by:
+        with connection.transaction():
+            for statement in definitions.REMOVAL:
+                connection.execute(statement.encode())
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +258,8 @@ def _check_server(connection: Connection) -> None:
 def _missing(connection: Connection) -> Iterator[str]:
     row = connection.execute(
         "SELECT pg_catalog.to_regnamespace('pgkeep') IS NOT NULL,"
+        "  pg_catalog.obj_description("
+        "    pg_catalog.to_regnamespace('pgkeep')::oid, 'pg_namespace') = %s,"
         "  pg_catalog.to_regclass('pgkeep.token') IS NOT NULL,"
         "  ARRAY(SELECT pubname::text FROM pg_catalog.pg_publication"
         "         WHERE pubname = 'pgkeep_rows' AND puballtables AND pubinsert AND pubtruncate"
@@ -222,10 +274,17 @@ def _missing(connection: Connection) -> Iterator[str]:
         "    JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'pgkeep'"
         "     AND p.proname IN ('publish', 'emit') AND NOT EXISTS (SELECT FROM"
         "         pg_catalog.aclexplode(COALESCE(p.proacl, pg_catalog.acldefault('f', p.proowner)))"
-        "         WHERE grantee = 0))"
+        "         WHERE grantee = 0))",
+        (capturing.COMMENT,),
     ).fetchone()
     assert row is not None
-    has_schema, has_token, publications, enabled, triggers, sources, are_private = row
+    has_schema, is_ours, has_token, publications, enabled, triggers, sources, are_private = row
+    if has_schema and not is_ours:
+        raise CaptureImpossible(
+            "the database has a schema pgkeep, which capture has not made",
+            hint="Rename it: capture keeps its functions in a schema of that name. Or set"
+            ' plugin = "test_decoding" in [capture], which makes nothing but a slot.',
+        )
     if not has_schema:
         yield definitions.CREATE_SCHEMA
         yield definitions.COMMENT_SCHEMA

@@ -84,7 +84,7 @@ def choose_journey(
             if journey is not None:
                 return Chosen(candidate, contents, journey)
     raise failure or MomentUnreachable(
-        f"there is no full backup from before {moment}",
+        f"there is no full backup that leads to {moment}",
         hint="Run pgkeep list to see the backups; restore the oldest with --backup.",
     )
 
@@ -122,7 +122,7 @@ def _journey(contents: Contents, asked: _Asked) -> Journey | None:
         except UNREADABLE as exc:  # a stretch that another host wrote, say: the next may lead there
             harm = harm or exc
     raise harm or MomentUnreachable(
-        f"no journal leads on from backup {contents.backup}, the newest one before {moment}",
+        f"no journal leads on from backup {contents.backup} to {moment}",
         hint=f"Restore it as it is, as of {_time(point.taken)}: --backup {contents.backup} without"
         " --to.",
     )
@@ -182,7 +182,7 @@ def _refuse_unreached(contents: Contents, journey: Journey) -> None:
     if late or not reaches(journey.route.run, moment):
         end = journey.route.run.end
         raise MomentUnreachable(
-            f"the journal after backup {contents.backup} ends before {moment}: at"
+            f"the journal after backup {contents.backup} does not reach {moment}: it ends at"
             f" {_time(found.covered)}, LSN {end}",
             hint=f"--to '{found.covered.astimezone(UTC).isoformat(' ')}' is the last moment that"
             " can be reached; --to-last-reachable restores to it.",

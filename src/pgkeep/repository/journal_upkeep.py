@@ -5,6 +5,7 @@ and put right from a sibling. No key that opens anything is needed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -133,16 +134,17 @@ def verify_journal(
 ) -> VerifiedJournal:
     """Whether chains have holes, and, newest first within `read_bytes`, whether segments are whole.
 
-    None for `read_bytes` reads all.
+    None for `read_bytes` reads all. What is empty, or of another size in a sibling, is read anyway.
     """
     healed = copy_missing(database, repository, siblings) if heal else 0
     journal = Journal(repository.store, database)
     names = journal.names()
     problems = list(holes(names))
+    doubtful = _doubtful(names, database, siblings)
     read = size = 0
     for name in sorted(names, key=lambda one: (one.covered, one.sequence), reverse=True):
-        if read_bytes is not None and size >= read_bytes:
-            break
+        if read_bytes is not None and size >= read_bytes and name.path not in doubtful:
+            continue
         read, size = read + 1, size + name.size_bytes
         problem = _read(journal, name, trusted)
         if problem and heal and _heal(journal, name, siblings, trusted):
@@ -168,6 +170,21 @@ def holes(names: Sequence[SegmentName]) -> Iterator[str]:
                     f"the journal of {first.database} has a hole before {first.start}"
                     f" ({first.covered:%Y-%m-%d %H:%M:%S} UTC)"
                 )
+
+
+def _doubtful(
+    names: Sequence[SegmentName], database: str, siblings: Sequence[Repository]
+) -> frozenset[str]:
+    """Segments that surely are not whole here or in a sibling, from the listings alone."""
+    found = {name.path for name in names if not name.size_bytes}
+    sizes = {name.path: name.size_bytes for name in names}
+    for sibling in siblings:
+        with suppress(PgkeepError):  # it is verified for itself
+            others = Journal(sibling.store, database).names()
+            found |= {
+                one.path for one in others if sizes.get(one.path) not in (None, one.size_bytes)
+            }
+    return frozenset(found)
 
 
 def _read(journal: Journal, name: SegmentName, trusted: Sequence[PublicSigner]) -> str:

@@ -12,7 +12,7 @@ import rich_click as click
 from rich.markup import escape
 
 from pgkeep.backup.backup import back_up
-from pgkeep.capture.beginning import Begun, look, remove
+from pgkeep.capture.beginning import Begun, look, made, remove
 from pgkeep.capture.capture import Captured, CaptureRequest
 from pgkeep.capture.follow import Listener, follow
 from pgkeep.capture.setup import Setup
@@ -167,17 +167,32 @@ def _setup_document(request: CaptureRequest, setup: Setup) -> dict[str, object]:
 
 
 def _remove(context: Context, request: CaptureRequest, *, ask: bool, dry_run: bool) -> ExitCode:
-    if not dry_run:
+    if dry_run:
+        found = made(request)
+    else:
         _confirm(f"Stop capturing {request.database!r} and remove slot {request.slot!r}?", ask=ask)
-        remove(request)
-    state = "would be" if dry_run else "are"
+        found = remove(request)
     if context.as_json:
-        context.answer({"dry_run": dry_run, "slot": request.slot, "removed": not dry_run})
+        context.answer(
+            {
+                "dry_run": dry_run,
+                "slot": request.slot,
+                "found": list(found.in_words),
+                "removed": bool(found.in_words) and not dry_run,
+                "needed_by": list(found.needed_by),
+            }
+        )
+    state = "would be removed" if dry_run else "removed"
+    gone = f"{state}: {', '.join(found.in_words)}" if found.in_words else "nothing is there"
     context.remark(
-        f"slot {request.slot}, the publications, event triggers and schema pgkeep {state} removed;"
-        " the journal stays in the repositories",
-        mark="[green]✓[/]",
+        f"slot {request.slot}: {gone}; the journal stays in the repositories", mark="[green]✓[/]"
     )
+    if found.publishing and found.needed_by:
+        context.remark(
+            "the publications, event triggers and schema pgkeep stay: another capture needs them"
+            f" (slot {', '.join(found.needed_by)})",
+            mark="[yellow]![/]",
+        )
     return ExitCode.DONE
 
 
