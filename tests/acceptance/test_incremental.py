@@ -488,6 +488,21 @@ def test_a_clock_that_was_ahead_for_one_backup_hides_none_of_the_next(
     assert back_up(workbench)["parts_read"] == 0
 
 
+@pytest.mark.parametrize(("minutes", "is_told"), [(-6, True), (4, False), (6, True)])
+def test_clocks_that_are_apart_are_told(
+    workbench: Workbench,
+    new_database: Callable[[], str],
+    monkeypatch: pytest.MonkeyPatch,
+    minutes: int,
+    is_told: bool,
+) -> None:
+    prepare(workbench, new_database())
+    by = timedelta(minutes=minutes)
+    monkeypatch.setattr(Context, "now", staticmethod(lambda: datetime.now(UTC) + by))
+    done = workbench.pgkeep("backup", "shop")
+    assert ("the clocks of this host and of the server are 3" in done.err) == is_told
+
+
 def test_a_clock_that_was_behind_for_some_backups_hides_none_of_the_next(
     workbench: Workbench, new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

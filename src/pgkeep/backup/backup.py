@@ -30,6 +30,7 @@ from pgkeep.config import BackupConfig
 from pgkeep.errors import PgkeepError
 from pgkeep.events import Noticed, Reporter, StageBegan, StageEnded
 from pgkeep.model import (
+    CLOCK_TOLERANCE,
     FORMAT,
     BackupId,
     Contents,
@@ -283,6 +284,7 @@ def _read(
         passwords=request.options.role_passwords,
         file_buckets=request.files.buckets if request.files else None,
     ) as source:
+        _tell_of_clocks(source, request.now(), reporter)
         plan = _plan(request, source, earlier)
         if request.kind.has_data:
             _tell_why_everything_is_read(source, earlier, reporter)
@@ -297,6 +299,20 @@ def _read(
             on_stored=store.note,
         )
         return source, read_all(source, plan, options, reporter), plan
+
+
+def _tell_of_clocks(source: Source, now: datetime, reporter: Reporter) -> None:
+    """Backups go by the host's clock, moments of the journal by the server's: their order by both."""
+    apart = abs(source.point.taken - now)
+    if apart > CLOCK_TOLERANCE:
+        reporter.report(
+            Noticed(
+                f"the clocks of this host and of the server are {round(apart.total_seconds())} s"
+                " apart",
+                "Set the wrong one, for example with NTP: until then the window that status shows"
+                " may be wrong by as much.",
+            )
+        )
 
 
 def _keep_files(
