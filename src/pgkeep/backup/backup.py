@@ -302,7 +302,7 @@ def _read(
 
 
 def _tell_of_clocks(source: Source, now: datetime, reporter: Reporter) -> None:
-    """Backups go by the host's clock, moments of the journal by the server's: their order by both."""
+    """Backups go by the host's clock, moments of the journal by the server's, windows by both."""
     apart = abs(source.point.taken - now)
     if apart > CLOCK_TOLERANCE:
         reporter.report(
