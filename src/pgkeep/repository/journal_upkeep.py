@@ -110,6 +110,10 @@ def prune_journal(
 # --- verification ---------------------------------------------------------------------------------
 
 
+# The last minutes are what a disaster wants most.
+_ALWAYS_READ = 20
+
+
 @dataclass(frozen=True, slots=True)
 class VerifiedJournal:
     """What was found in one database's journal in one repository."""
@@ -134,7 +138,8 @@ def verify_journal(
 ) -> VerifiedJournal:
     """Whether chains have holes, and, newest first within `read_bytes`, whether segments are whole.
 
-    None for `read_bytes` reads all. What is empty, or of another size in a sibling, is read anyway.
+    None for `read_bytes` reads all. The newest few are read in any case, and what is empty or of
+    another size in a sibling.
     """
     healed = copy_missing(database, repository, siblings) if heal else 0
     journal = Journal(repository.store, database)
@@ -142,8 +147,10 @@ def verify_journal(
     problems = list(holes(names))
     doubtful = _doubtful(names, database, siblings)
     read = size = 0
-    for name in sorted(names, key=lambda one: (one.covered, one.sequence), reverse=True):
-        if read_bytes is not None and size >= read_bytes and name.path not in doubtful:
+    newest_first = sorted(names, key=lambda one: (one.covered, one.sequence), reverse=True)
+    for number, name in enumerate(newest_first):
+        is_due = number < _ALWAYS_READ or read_bytes is None or size < read_bytes
+        if not is_due and name.path not in doubtful:
             continue
         read, size = read + 1, size + name.size_bytes
         problem = _read(journal, name, trusted)
