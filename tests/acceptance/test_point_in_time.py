@@ -355,6 +355,23 @@ class Shop:
         )
 
 
+def test_show_and_status_say_which_moments_can_be_reached(shop: Shop) -> None:
+    pgkeep = shop.workbench.pgkeep
+    pgkeep("backup", "shop")
+    time.sleep(1)  # windows are told to the second
+    shop.run("UPDATE items SET price = 2")
+    shop.journal.cut()
+    shown: Any = pgkeep("show", "shop", "--json").document
+    (status,) = json.loads(pgkeep("status", "--json", "--offline", expect=None).out)
+    for key in ("windows", "gaps", "moments", "covered"):
+        assert shown[key] == status[key]
+    assert len(shown["windows"]) == 1
+    assert 0 <= shown["loss_window_seconds"] < 60
+    printed = pgkeep("show", "shop").out
+    assert "every second 20" in printed
+    assert "loss window" in printed
+
+
 def test_plain_schema_changes_are_replayed_between_the_rows(shop: Shop) -> None:
     shop.workbench.pgkeep("backup", "shop")
     shop.run(*PLAIN_CHANGES)

@@ -10,6 +10,13 @@ from pgkeep.cli import words
 from pgkeep.cli.context import Context
 from pgkeep.cli.documents import backup_document, not_kept_documents
 from pgkeep.cli.options import command_options
+from pgkeep.cli.reached import (
+    loss_in_words,
+    loss_window,
+    reach_document,
+    reach_of,
+    windows_in_words,
+)
 from pgkeep.errors import ExitCode
 from pgkeep.model import Contents, Hosting, Kind, Manifest
 from pgkeep.repository.repository import Repository, choose_backup
@@ -26,10 +33,18 @@ def show(context: Context, database: str, backup: str | None) -> ExitCode:
     )
     manifest, repository = found.manifest, found.repositories[0]
     contents = context.contents(found)
+    reached = reach_of(context, database, found.repositories)
+    behind = loss_window(reached, context.now())
     if context.as_json:
-        context.answer(_document(manifest, contents))
-    else:
-        _print(context, repository, manifest, contents)
+        context.answer({**_document(manifest, contents), **reach_document(reached, behind)})
+        return ExitCode.DONE
+    _print(context, repository, manifest, contents)
+    context.out.print(f"\n[bold]all of {escape(repr(database))} that can be reached[/]")
+    for line in windows_in_words(reached):
+        context.out.print(f"  {line}")
+    if reached.backups:
+        context.out.print(f"  the moment of {words.count(len(reached.backups), 'full backup')}")
+    context.out.print(f"  {loss_in_words(behind)}")
     return ExitCode.DONE
 
 

@@ -16,6 +16,7 @@ from pgkeep.cli import words
 from pgkeep.cli.commands.capture import slot_name
 from pgkeep.cli.context import Context
 from pgkeep.cli.options import command_options
+from pgkeep.cli.reached import LONG, loss_in_words, reach_document, windows_in_words
 from pgkeep.config import ObjectivesConfig
 from pgkeep.errors import ExitCode, PgkeepError, UsageError
 from pgkeep.model import CLOCK_TOLERANCE, Kind, Manifest, TableName
@@ -27,8 +28,6 @@ from pgkeep.repository.journal import Journal, SegmentName, runs
 from pgkeep.repository.repository import Listing, Repository, merge_listings
 from pgkeep.repository.windows import Reach, reach
 
-# A loss window longer than this needs somebody: the guide's objective for automated backups.
-_LONG = timedelta(minutes=5)
 # Drills on a busy machine differ by so much without any meaning.
 _STEADY_PERCENT = 15
 _SHOWN = 3
@@ -118,7 +117,7 @@ class DatabaseStatus:
             or self.clock_went_back
             or any(self.lacking.values())
             or (self.drills and self.drills[0].outcome is Outcome.FAILED)
-            or (behind is not None and behind > _LONG)
+            or (behind is not None and behind > LONG)
             or (self.captures and self.live.now and (slot is None or slot.lost))
         )
 
@@ -238,13 +237,9 @@ def _show(context: Context, one: DatabaseStatus, now: datetime) -> None:
 
 
 def _show_reach(context: Context, one: DatabaseStatus, now: datetime) -> None:
-    out, found = context.out, one.reach
-    for before, window in zip([None, *found.gaps], found.windows, strict=False):
-        if before is not None:
-            lost = words.duration((before.ends - before.begins).total_seconds())
-            out.print(f"  [yellow]gap[/]          {lost} in which only backups can be reached")
-        out.print(f"  every second {words.moment(window.begins)} to {words.moment(window.ends)}")
-    behind = one.behind(now)
+    out = context.out
+    for line in windows_in_words(one.reach):
+        out.print(f"  {line}")
     if one.clock_went_back:
         back = words.duration(one.clock_went_back.total_seconds())
         out.print(
@@ -253,11 +248,7 @@ def _show_reach(context: Context, one: DatabaseStatus, now: datetime) -> None:
             " an LSN or a transaction means one"
         )
         return
-    if behind is None:
-        out.print("  [dim]changes     are not captured: pgkeep capture[/]")
-        return
-    colour = "green" if behind <= _LONG else "bold red"
-    out.print(f"  loss window  [{colour}]{words.duration(behind.total_seconds())}[/]")
+    out.print(f"  {loss_in_words(one.behind(now))}")
 
 
 def _show_slot(context: Context, one: DatabaseStatus) -> None:
@@ -401,16 +392,7 @@ def _document(context: Context, one: DatabaseStatus, now: datetime) -> dict[str,
             for kind, manifest in one.newest.items()
         },
         "problems": [problem.message for problem in one.listing.problems],
-        "windows": [
-            {"from": window.begins.isoformat(), "to": window.ends.isoformat()}
-            for window in one.reach.windows
-        ],
-        "gaps": [
-            {"from": gap.begins.isoformat(), "to": gap.ends.isoformat()} for gap in one.reach.gaps
-        ],
-        "moments": [manifest.finished.isoformat() for manifest in one.reach.backups],
-        "loss_window_seconds": None if behind is None else round(behind.total_seconds(), 3),
-        "covered": one.reach.covered.isoformat() if one.reach.covered else None,
+        **reach_document(one.reach, behind),
         "slot": None
         if slot is None
         else {
