@@ -61,7 +61,7 @@ def look(connection: Connection, slot: Slot, plugin: str = "") -> Setup:
     if state is not None and plugin not in ("", state.plugin):
         raise CaptureImpossible(
             f"slot {slot.name!r} was made for {state.plugin}, and capture.plugin is {plugin}",
-            hint="Run pgkeep capture --remove, and then capture anew with a backup after it.",
+            hint="Run pgkeep capture DATABASE --remove, then capture anew with a backup after it.",
         )
     if plugin != PLUGIN and (state is None or state.plugin == PUBLISHING):
         statements = tuple(_missing(connection))
@@ -92,7 +92,7 @@ def _check_encoding(connection: Connection) -> None:
         raise CaptureImpossible(
             f"this role may not make event triggers, and the database's encoding is {encoding!r}",
             hint="Without event triggers only a database in UTF8 can be captured: let a superuser"
-            " run what pgkeep capture --dry-run shows.",
+            " run what pgkeep capture DATABASE --dry-run shows.",
         )
 
 
@@ -106,8 +106,8 @@ def make_ready(connection: Connection, setup: Setup) -> None:
         raise CaptureImpossible(
             f"this role may not set up capture: {_first_line(exc)}",
             hint="Capture needs a superuser, or the role `postgres` on Supabase: publications for"
-            " all tables and event triggers. pgkeep capture --dry-run shows the statements, for"
-            " somebody who may run them.",
+            " all tables and event triggers. pgkeep capture DATABASE --dry-run shows the"
+            " statements, for somebody who may run them.",
         ) from exc
 
 
