@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable
 
@@ -72,6 +73,14 @@ def test_with_a_place_to_recover_into_it_tells_the_whole_procedure(
 ) -> None:
     configure(workbench, "[databases.shop.recovery]", 'target = { env = "NEW_DATABASE_URL" }')
     assert command_in(workbench.pgkeep("status").out) == "pgkeep recover shop --identity KEY"
+
+
+def test_nobody_is_told_two_ratios_of_one_backup(workbench: Workbench, shop: str) -> None:
+    """Indexes, catalogs and free space are in the database's size: they are nothing that shrank."""
+    for command in ("list", "show"):
+        shown = workbench.pgkeep(command, "shop").out
+        assert " stored" in shown
+        assert not re.search(r"\d\.\dx", shown)
 
 
 def test_commands_that_it_tells_name_the_database(workbench: Workbench, shop: str) -> None:

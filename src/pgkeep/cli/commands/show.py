@@ -45,7 +45,7 @@ def _print(
     head.add_row(
         "size",
         f"{words.size(totals.database_bytes)} in the database, {words.size(totals.stored_bytes)}"
-        f" stored ({words.ratio(totals.database_bytes, totals.stored_bytes)} smaller)",
+        " stored",
     )
     head.add_row(
         "read",
