@@ -16,6 +16,7 @@ from pgkeep import config, errors
 from pgkeep.cli.approving import APPROVAL_VARIABLE, CODE_VARIABLE
 from pgkeep.cli.context import IDENTITY_VARIABLE, PASSPHRASE_VARIABLE
 from pgkeep.cli.enrolling import NEW_APPROVAL_VARIABLE, NEW_CODE_VARIABLE
+from pgkeep.cli.examples import EXAMPLES
 from pgkeep.cli.main import SIGNALLED, pgkeep
 from pgkeep.keeper.metrics import METRICS
 
@@ -66,6 +67,9 @@ def _commands() -> Iterator[str]:
         usage = " ".join(command.collect_usage_pieces(context))
         yield from ("", f"### pgkeep {name}", "", f"`pgkeep {name} {usage}`", "")
         yield inspect.cleandoc(command.help or "")
+        yield from ("", "```console")
+        yield from (f"$ {typed}   # {what}" for typed, what in EXAMPLES[name])
+        yield "```"
         yield from ("", "| option | meaning |", "|---|---|")
         for parameter in command.params:
             if isinstance(parameter, click.Option):

@@ -5,18 +5,39 @@ from __future__ import annotations
 import os
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import psycopg
 import pytest
 
+from pgkeep.cli.examples import EXAMPLES
+from pgkeep.cli.main import COMMANDS, GROUPS, pgkeep
 from pgkeep.demo import story
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_examples_that_it_takes(name: str) -> None:
+    command = pgkeep.get_command(click.Context(pgkeep), name)
+    assert command is not None
+    assert EXAMPLES[name]
+    for typed, what in EXAMPLES[name]:
+        program, called, *arguments = shlex.split(typed.partition(" > ")[0])
+        assert (program, called) == ("pgkeep", name)
+        command.make_context(name, arguments)  # an error where an option is wrong or missing
+        assert what in str(command.epilog)
+
+
+def test_the_list_of_commands_has_each_once() -> None:
+    grouped = [name for names in GROUPS.values() for name in names]
+    assert sorted(grouped) == sorted(COMMANDS)
 
 
 def test_the_reference_is_what_the_code_says() -> None:

@@ -9,6 +9,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: 1 table, 3 tables."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 @dataclass(frozen=True, slots=True)
 class StageBegan:
     """A named step began. `total_bytes` and `total_rows` are estimates, 0 where unknown."""

@@ -145,7 +145,8 @@ def test_it_makes_the_first_backup_at_once_shows_metrics_and_ends_cleanly(
         assert "E080" in workbench.pgkeep("run", expect=1).err
         running.until(lambda: len(receiver.paths) == 2, "pings")
         children = children_of(running.process.pid)
-        running.end()
+        told = running.end()
+    assert "keeps shop; what is next: pgkeep schedule" in told
     assert receiver.paths == ["/p/full-shop/start", "/p/full-shop"]
     assert not any(is_alive(pid) for pid in children)
     assert (workbench.state / "keeper.json").stat().st_mode & 0o077 == 0

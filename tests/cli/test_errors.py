@@ -786,6 +786,11 @@ def test_bad_options_are_told(workbench: Workbench, name: str) -> None:
     assert error.message
 
 
+def test_a_mistyped_command_is_told_which_one_was_meant(workbench: Workbench) -> None:
+    error = told(workbench.pgkeep("bakcup", "shop", expect=None), "E001", exit_code=2)
+    assert error.hint.startswith("Did you mean pgkeep backup?")
+
+
 def test_an_export_to_a_bad_place_is_told(workbench: Workbench, shop: str) -> None:
     workbench.pgkeep("backup", "shop")
     bad = workbench.folder / "dump.doc"

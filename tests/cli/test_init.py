@@ -26,6 +26,16 @@ def test_without_a_word_backups_go_to_a_folder_and_more_is_proposed(workbench: W
         assert f"#[repositories.{role}]" in text
 
 
+def test_what_is_done_already_is_no_next_step(workbench: Workbench) -> None:
+    assert "next: set the variable" in init(workbench).out
+    workbench.config.unlink()
+    workbench.identity.unlink()
+    workbench.monkeypatch.setenv("SHOP_DATABASE_URL", "postgresql://shop@host/shop")
+    again = init(workbench).out
+    assert "next: set" not in again
+    assert "next: pgkeep backup shop" in again
+
+
 def test_each_repository_that_is_named_is_set_up(workbench: Workbench) -> None:
     urls = ["s3://projectx/pgkeep", "gs://projectx/pgkeep", workbench.repository.as_uri()]
     options = [word for url in urls for word in ("--repository", url)]

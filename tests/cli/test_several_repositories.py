@@ -65,6 +65,7 @@ def test_one_that_is_down_falls_behind_and_sync_catches_up(workbench: Workbench,
     second(workbench, second_place(workbench).as_uri())
     looked = workbench.pgkeep("sync", "--dry-run", expect=None)
     assert looked.code == 3
+    assert "every repository that answered has every backup" in looked.out
     assert not second_place(workbench).exists()
     workbench.monkeypatch.delenv("PGKEEP_IDENTITY")  # no key that opens anything
     outcome = workbench.pgkeep("sync")

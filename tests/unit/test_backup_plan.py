@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from examples import relation
-from pgkeep.backup.plan import BackupPlan, PartRead, plan_backup
+from pgkeep.backup.plan import BackupPlan, PartRead, Preview, describe_preview, plan_backup
 from pgkeep.errors import PermissionMissing, RowsHidden
 from pgkeep.model import Column, Kind, NotKept
 from pgkeep.postgres.catalog import PAGE_BYTES, LargeObject, Relation
@@ -50,6 +50,13 @@ def test_parts_cover_all_pages_once_and_the_last_has_no_end(
     assert all(end is None or first < end <= first + part_pages for first, end in found)
     assert found[-1][0] * PAGE_BYTES <= heap_bytes
     assert sorted(part.index for part in made.parts) == list(range(len(found)))
+
+
+def test_rows_that_were_never_estimated_are_not_told_as_none() -> None:
+    size = 3 * PAGE_BYTES
+    table = relation("t", heap_bytes=size, table_bytes=size, estimated_rows=0)
+    made = plan(table)
+    assert next(describe_preview(Preview(made, made.parts))).startswith("public.t: rows not known")
 
 
 def test_a_query_says_its_range() -> None:

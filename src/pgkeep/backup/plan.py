@@ -89,8 +89,12 @@ def describe_preview(preview: Preview) -> Iterator[str]:
     for name, number in parts.items():
         pieces = f"{number} part{'' if number == 1 else 's'}"
         table = tables[name]
+        known = table.estimated_rows or not table.table_bytes
+        rows = (
+            f"about {table.estimated_rows:,} rows" if known else "rows not known (no ANALYZE yet)"
+        )
         yield (
-            f"{name}: about {table.estimated_rows:,} rows, {table.table_bytes:,} bytes,"
+            f"{name}: {rows}, {table.table_bytes:,} bytes,"
             f" {pieces}, {changed[name] or 'none'} to read"
         )
     if plan.large_objects:

@@ -33,7 +33,7 @@ from pgkeep.errors import (
     ProgramFailed,
     SnapshotHeldTooLong,
 )
-from pgkeep.events import Noticed, Progressed, Reporter, StageBegan, StageEnded
+from pgkeep.events import Noticed, Progressed, Reporter, StageBegan, StageEnded, counted
 from pgkeep.model import NotKept, Part, SealedStream, TableContents, TableName
 from pgkeep.pacing import Pace
 from pgkeep.postgres import catalog
@@ -100,7 +100,7 @@ def read_all(source: Source, plan: BackupPlan, options: ReadOptions, reporter: R
 
 def _summary(reading: Reading) -> str:
     rows = sum(table.rows for table in reading.tables)
-    text = f"{rows:,} rows in {len(reading.tables)} tables"
+    text = f"{counted(rows, 'row')} in {counted(len(reading.tables), 'table')}"
     if reading.parts_reused:
         parts = reading.parts_reused + reading.parts_read
         text += f"; {reading.parts_reused} of {parts} parts had not changed"

@@ -308,8 +308,8 @@ def _new_slot(connection: Connection, slot: Slot, plugin: str, reporter: Reporte
     except psycopg.errors.UndefinedFile as exc:
         raise CaptureImpossible(
             f"this role may not make event triggers, and the server has no {plugin}",
-            hint="Let a superuser run what pgkeep capture --dry-run shows, or install PostgreSQL's"
-            " contrib modules on the server.",
+            hint="Let a superuser run what pgkeep capture DATABASE --dry-run shows, or install"
+            " PostgreSQL's contrib modules on the server.",
         ) from exc
     connection.execute(lock_timeout_statement(_LOCK_TIMEOUT_SECONDS).encode())
     return start

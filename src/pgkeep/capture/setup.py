@@ -62,7 +62,7 @@ def look(connection: Connection, slot: Slot, plugin: str = "") -> Setup:
     if state is not None and plugin not in ("", state.plugin):
         raise CaptureImpossible(
             f"slot {slot.name!r} was made for {state.plugin}, and capture.plugin is {plugin}",
-            hint="Run pgkeep capture --remove, and then capture anew with a backup after it.",
+            hint="Run pgkeep capture DATABASE --remove, then capture anew with a backup after it.",
         )
     if plugin != PLUGIN and (state is None or state.plugin == PUBLISHING):
         statements = tuple(_missing(connection))
@@ -93,7 +93,7 @@ def _check_encoding(connection: Connection) -> None:
         raise CaptureImpossible(
             f"this role may not make event triggers, and the database's encoding is {encoding!r}",
             hint="Without event triggers only a database in UTF8 can be captured: let a superuser"
-            " run what pgkeep capture --dry-run shows.",
+            " run what pgkeep capture DATABASE --dry-run shows.",
         )
 
 
@@ -107,8 +107,8 @@ def make_ready(connection: Connection, setup: Setup) -> None:
         raise CaptureImpossible(
             f"this role may not set up capture: {_first_line(exc)}",
             hint="Capture needs a superuser, or the role `postgres` on Supabase: publications for"
-            " all tables and event triggers. pgkeep capture --dry-run shows the statements, for"
-            " somebody who may run them.",
+            " all tables and event triggers. pgkeep capture DATABASE --dry-run shows the"
+            " statements, for somebody who may run them.",
         ) from exc
 
 
@@ -116,8 +116,8 @@ LOCK_CLASS = 0x70676B70
 """Of advisory locks ("pgkp"): whoever captures holds that of the slot's name."""
 
 _MADE: LiteralString = """
-    SELECT pg_catalog.obj_description(pg_catalog.to_regnamespace('pgkeep')::oid, 'pg_namespace')
-           = %s"""
+    SELECT pg_catalog.starts_with(pg_catalog.obj_description(
+               pg_catalog.to_regnamespace('pgkeep')::oid, 'pg_namespace'), %s)"""
 
 # Of captures that do not run now only the usual names tell.
 _OTHER_SLOTS: LiteralString = r"""
@@ -153,7 +153,7 @@ class Made:
 
 def made(connection: Connection, slot: Slot) -> Made:
     """Look for what `remove` would take away. Changes nothing."""
-    row = connection.execute(_MADE, (capturing.COMMENT,)).fetchone()
+    row = connection.execute(_MADE, (capturing.MARK,)).fetchone()
     others = connection.execute(_OTHER_SLOTS, (slot.name, LOCK_CLASS)).fetchall()
     return Made(slot.state() is not None, bool(row and row[0]), tuple(name for (name,) in others))
 
@@ -258,8 +258,8 @@ def _check_server(connection: Connection) -> None:
 def _missing(connection: Connection) -> Iterator[str]:
     row = connection.execute(
         "SELECT pg_catalog.to_regnamespace('pgkeep') IS NOT NULL,"
-        "  pg_catalog.obj_description("
-        "    pg_catalog.to_regnamespace('pgkeep')::oid, 'pg_namespace') = %s,"
+        "  pg_catalog.starts_with(pg_catalog.obj_description("
+        "    pg_catalog.to_regnamespace('pgkeep')::oid, 'pg_namespace'), %s),"
         "  pg_catalog.to_regclass('pgkeep.token') IS NOT NULL,"
         "  ARRAY(SELECT pubname::text FROM pg_catalog.pg_publication"
         "         WHERE pubname = 'pgkeep_rows' AND puballtables AND pubinsert AND pubtruncate"
@@ -275,7 +275,7 @@ def _missing(connection: Connection) -> Iterator[str]:
         "     AND p.proname IN ('publish', 'emit') AND NOT EXISTS (SELECT FROM"
         "         pg_catalog.aclexplode(COALESCE(p.proacl, pg_catalog.acldefault('f', p.proowner)))"
         "         WHERE grantee = 0))",
-        (capturing.COMMENT,),
+        (capturing.MARK,),
     ).fetchone()
     assert row is not None
     has_schema, is_ours, has_token, publications, enabled, triggers, sources, are_private = row

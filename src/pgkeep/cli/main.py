@@ -8,6 +8,7 @@ import signal
 import sys
 import traceback
 from contextlib import suppress
+from difflib import get_close_matches
 from importlib import import_module
 from typing import NoReturn
 
@@ -17,8 +18,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from pgkeep import __version__
+from pgkeep.cli.examples import epilog
 from pgkeep.cli.recording import recorded
-from pgkeep.errors import ExitCode, PgkeepError
+from pgkeep.errors import ExitCode, PgkeepError, UsageError
 
 PARENT_VARIABLE = "PGKEEP_KEEPER_PID"
 SIGNALLED = 128
@@ -69,10 +71,41 @@ class _Commands(rich_click.RichGroup):
         if not dot:
             return None
         command: click.Command = getattr(import_module(f"pgkeep.cli.commands.{module}"), name)
+        command.epilog = epilog(cmd_name)  # type: ignore[assignment]  # rich-click takes it
         return recorded(cmd_name, command)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            close = get_close_matches(args[0], COMMANDS, n=1)
+            raise UsageError(
+                f"no such command {args[0]!r}",
+                hint=f"Did you mean pgkeep {close[0]}? pgkeep --help lists all."
+                if close
+                else "pgkeep --help lists all.",
+            )
+        return super().resolve_command(ctx, args)
 
-@rich_click.group(cls=_Commands)
+
+GROUPS = {
+    "Begin": ("demo", "init", "doctor"),
+    "Keep": ("backup", "capture", "sync", "verify", "prune", "schedule", "run"),
+    "Look": ("status", "list", "show", "checklist", "audit", "ledger"),
+    "Get back": ("restore", "recover", "diff", "export", "files", "drill", "runbook"),
+    "Keys and rights": ("reseal", "factor", "policy", "forget"),
+}
+_HELP = rich_click.RichHelpConfiguration(
+    command_groups={
+        "pgkeep": [{"name": name, "commands": list(group)} for name, group in GROUPS.items()]
+    }
+)
+
+
+@rich_click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "rich_help_config": _HELP},
+)
 @rich_click.version_option(__version__, prog_name="pgkeep")
 def pgkeep() -> None:
     """Backups of a PostgreSQL database, encrypted, and proven by restoring them."""

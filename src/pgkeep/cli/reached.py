@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
+from rich.markup import escape
+
 from pgkeep.cli import words
 from pgkeep.cli.context import Context
 from pgkeep.model import is_ahead
@@ -42,10 +44,10 @@ def windows_in_words(found: Reach) -> Iterator[str]:
         yield f"every second {words.moment(window.begins)} to {words.moment(window.ends)}"
 
 
-def loss_in_words(behind: timedelta | None) -> str:
+def loss_in_words(behind: timedelta | None, database: str) -> str:
     """The line after them."""
     if behind is None:
-        return "[dim]changes     are not captured: pgkeep capture[/]"
+        return f"[dim]changes      are not captured: pgkeep capture {escape(database)}[/]"
     colour = "green" if behind <= LONG else "bold red"
     return f"loss window  [{colour}]{words.duration(behind.total_seconds())}[/]"
 

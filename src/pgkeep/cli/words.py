@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from pgkeep.events import counted
+
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
@@ -56,6 +58,4 @@ def moment(value: datetime) -> str:
     return f"{value:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def count(number: int, noun: str) -> str:
-    """A number with its noun: 1 table, 3 tables."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+count = counted

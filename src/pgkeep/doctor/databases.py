@@ -230,7 +230,7 @@ def _of_the_rights(facts: DatabaseFacts, found: Probe) -> Iterator[Finding]:
             Severity.NOTE, facts.about,
             f"role {rights.role!r} is no superuser: unless it may make event triggers all the same,"
             " changes are captured without, and a gap is left where a table is altered",
-            "pgkeep capture --dry-run tries it, and says which way it will be.",
+            "pgkeep capture DATABASE --dry-run tries it, and says which way it will be.",
         )  # fmt: skip
     if facts.hosting is not None and not rights.reads_all:
         yield Finding(

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import LiteralString
 
+from pgkeep.events import counted
 from pgkeep.model import (
     Hosting,
     NotKept,
@@ -325,24 +326,25 @@ def _treated(hosting: Hosting) -> Iterable[str]:
     )
     if hosting.secrets_count:
         yield (
-            f"{_count(hosting.secrets_count, 'secret')} of the vault: decrypted at the source,"
+            f"{counted(hosting.secrets_count, 'secret')} of the vault: decrypted at the source,"
             " sealed here, made anew by vault.create_secret; ids that refer to them are mapped"
         )
     if hosting.jobs_count:
         yield (
-            f"{_count(hosting.jobs_count, 'job')} of cron: scheduled anew, switched off until"
+            f"{counted(hosting.jobs_count, 'job')} of cron: scheduled anew, switched off until"
             " --resume-jobs"
         )
     if hosting.queues:
-        yield f"{_count(len(hosting.queues), 'queue')} of pgmq: made anew, then filled"
+        yield f"{counted(len(hosting.queues), 'queue')} of pgmq: made anew, then filled"
     if hosting.triggers:
-        yield f"{_count(len(hosting.triggers), 'trigger')} of yours on the platform's tables"
+        yield f"{counted(len(hosting.triggers), 'trigger')} of yours on the platform's tables"
     if hosting.grants:
-        yield f"{_count(len(hosting.grants), 'privilege')} that you gave on the platform's objects"
+        yield f"{counted(len(hosting.grants), 'privilege')} that you gave on the platform's objects"
     if hosting.role_settings:
-        yield f"{_count(len(hosting.role_settings), 'setting')} of roles"
+        yield f"{counted(len(hosting.role_settings), 'setting')} of roles"
     if hosting.passwords_count:
-        yield f"{_count(hosting.passwords_count, 'role')} with a password: the verifiers are sealed"
+        roles = counted(hosting.passwords_count, "role")
+        yield f"{roles} with a password: the verifiers are sealed"
     yield "publications: changed to publish the same tables; privileges: exact, whatever is default"
 
 
@@ -350,10 +352,6 @@ def _left(hosting: Hosting, kept: Kept) -> Iterable[str]:
     yield f"the structure of schemas {', '.join(hosting.schemas)}"
     yield from kept.left
     yield "Edge Functions, settings of Auth, keys of the API: they are not in the database"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _names(rows: Sequence[tuple[str, ...]]) -> tuple[str, ...]:

@@ -16,8 +16,9 @@ SCHEMA = OWN_SCHEMA
 TOKEN = TableName(SCHEMA, "token")
 ROWS = "pgkeep_rows"
 CHANGES = tuple(f"pgkeep_changes_{number}" for number in range(1, 9))
-COMMENT = "pgkeep captures changes with this. To take it away: pgkeep capture --remove"
-"""Stands on the schema."""
+MARK = "pgkeep captures changes with this."
+COMMENT = f"{MARK} To take it away: pgkeep capture DATABASE --remove"
+"""Stands on the schema. Only the mark counts: what follows has been other words."""
 START, COMMAND, DROP, REWRITE = EVENT_TRIGGERS = (
     "pgkeep_start",
     "pgkeep_command",
@@ -44,7 +45,7 @@ def _is_token(table: TableContents) -> bool:
 def definitions_without_capture(archive: Archive) -> Archive:
     """Without what capture has made, and what is said of it. A user's schema of that name stays."""
     comments = (e.definition for e in archive.entries if e.kind == "COMMENT")
-    is_captured = any(COMMENT in definition for definition in comments)
+    is_captured = any(MARK in definition for definition in comments)
     return leave_out(archive, _own(archive.entries)) if is_captured else archive
 
 

@@ -20,7 +20,7 @@ from typing import BinaryIO, Protocol
 import zstandard
 
 from pgkeep.errors import DamagedObject, ObjectMissing, StoreError, StoreFull, UsageError
-from pgkeep.events import Progressed, Reporter, StageBegan, StageEnded
+from pgkeep.events import Progressed, Reporter, StageBegan, StageEnded, counted
 from pgkeep.model import Contents, TableContents
 from pgkeep.postgres.archive import Entry, read_archive, use_list
 from pgkeep.postgres.dumping import script_from_archive
@@ -108,7 +108,8 @@ def write_sql(request: ExportRequest, sink: Sink, reporter: Reporter) -> int:
     sink.write(definitions.guards)
     sink.write(definitions.end)
     sink.write(b"\n-- pgkeep: complete\n")
-    reporter.report(StageEnded(STAGE, f"{plan.rows:,} rows in {len(plan.tables)} tables"))
+    text = f"{counted(plan.rows, 'row')} in {counted(len(plan.tables), 'table')}"
+    reporter.report(StageEnded(STAGE, text))
     return plan.rows
 
 

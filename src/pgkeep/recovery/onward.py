@@ -11,7 +11,7 @@ from typing import LiteralString
 import psycopg
 
 from pgkeep.errors import ReplayFailed, TargetNotReady
-from pgkeep.events import Noticed, Reporter, StageBegan, StageEnded
+from pgkeep.events import Noticed, Reporter, StageBegan, StageEnded, counted
 from pgkeep.model import Contents, TableContents, TableName, quote_identifier
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.ddl import OWN_SCHEMA, SchemaChange
@@ -160,7 +160,7 @@ def go_on(
         refusing.settle(connection)
         onward.set_sequences(done.sequences)
         not_exact = tuple(onward.not_exact(done.partly))
-    summary = f"{done.changes:,} changes of {done.transactions:,} transactions"
+    summary = f"{counted(done.changes, 'change')} of {counted(done.transactions, 'transaction')}"
     reporter.report(StageEnded(STAGE, summary))
     return ReplayResult(
         str(journey.moment),

@@ -17,7 +17,7 @@ from pgkeep.errors import (
     RestoreFailed,
     UsageError,
 )
-from pgkeep.events import Noticed, Reporter, StageBegan, StageEnded
+from pgkeep.events import Noticed, Reporter, StageBegan, StageEnded, counted
 from pgkeep.model import Part, StoredObject, TableName
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.archive import Archive, Entry, Selection, left_out_of, read_archive
@@ -177,12 +177,12 @@ def describe_plan(request: RestoreRequest, plan: RestorePlan) -> Iterator[str]:
 def _describe_journey(journey: Journey) -> Iterator[str]:
     survey, segments = journey.survey, journey.route.segments
     yield (
-        f"6. replay {survey.changes:,} changes of {survey.transactions:,} transactions up to"
-        f" {journey.moment}"
+        f"6. replay {counted(survey.changes, 'change')} of"
+        f" {counted(survey.transactions, 'transaction')} up to {journey.moment}"
     )
     yield (
-        f"     from {len(segments)} segments of the journal ({journey.route.size_bytes:,} bytes),"
-        f" {segments[0].start} to {segments[-1].end}"
+        f"     from {counted(len(segments), 'segment')} of the journal"
+        f" ({journey.route.size_bytes:,} bytes), {segments[0].start} to {segments[-1].end}"
     )
     if survey.schema_changes:
         yield f"     with {survey.schema_changes} schema changes"
@@ -418,7 +418,7 @@ def _settle(run: Run, analyzed: frozenset[TableName]) -> None:
         run.connection.execute(f"ANALYZE {', '.join(rest[start : start + 500])}".encode())
     run.landing.make(run, _not_there_yet(run, run.plan.guards))
     run.landing.settle(run)
-    run.reporter.report(StageEnded(SETTLING, f"{len(run.plan.matviews)} views filled"))
+    run.reporter.report(StageEnded(SETTLING, f"{counted(len(run.plan.matviews), 'view')} filled"))
 
 
 def _make_what_can_be(run: Run, entries: Iterable[Entry]) -> Iterator[Lost]:

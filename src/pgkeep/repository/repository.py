@@ -117,7 +117,8 @@ class Repository:
         except ObjectMissing as exc:
             raise RepositoryMissing(
                 f"there is no repository at {store.url}",
-                hint="Check the URL; is the disk mounted? The first backup makes a repository.",
+                hint="No backup yet? The first pgkeep backup makes a repository. Otherwise check"
+                " the URL; is the disk mounted?",
             ) from exc
         except (ValueError, KeyError, TypeError) as exc:
             raise ManifestInvalid(f"{_DESCRIPTION} in {store.url} is damaged") from exc

@@ -42,7 +42,11 @@ _LESS_EXACT = (
 @click.option("--dry-run", is_flag=True, help="Show what would be made in the database.")
 @click.option("--remove", "take_away", is_flag=True, help="Take all of it out of the database.")
 @click.option("--once", is_flag=True, help="Keep what is waiting, and end.")
-@click.option("--yes", is_flag=True, help="Do not ask before something is made or removed.")
+@click.option(
+    "--yes",
+    is_flag=True,
+    help="Do not ask before something is made or removed (only a terminal is asked).",
+)
 @command_options()
 def capture_command(
     context: Context, database: str, dry_run: bool, take_away: bool, once: bool, yes: bool
@@ -60,13 +64,15 @@ def capture_command(
         return _remove(context, request, ask=not yes, dry_run=dry_run)
     setup = look(request)
     if dry_run or not setup.is_complete:
-        _show_setup(context, request, setup)
+        _show_setup(context, request, setup, whole=dry_run)
     if dry_run:
         if context.as_json:
             context.answer(_setup_document(request, setup))
         return ExitCode.DONE
     if not setup.is_complete:
         _confirm("Make this in the database?", ask=not yes)
+    elif not context.as_json:
+        _show_less_exact(context, setup)  # why it ends with 3
     with context.reporter() as reporter:
         backups = _Backups(context, database, background=not once) if settings.backups else None
         told = _Telling(context, backups)
@@ -123,17 +129,25 @@ def _confirm(question: str, *, ask: bool) -> None:
         raise UsageError("nothing was changed", hint="Pass --yes to be asked no more.")
 
 
-def _show_setup(context: Context, request: CaptureRequest, setup: Setup) -> None:
+def _show_setup(context: Context, request: CaptureRequest, setup: Setup, *, whole: bool) -> None:
+    """What will be made: `whole`, or the first line of each statement (the functions are long)."""
     if context.as_json:
         return
     err = context.err
     err.print(f"in {escape(str(request.address))}:")
     for statement in setup.statements:
-        err.print(f"  {escape(statement.strip())};", style="dim")
+        first, _, rest = statement.strip().partition("\n")
+        shown = f"{first}\n{rest}" if whole and rest else f"{first} ..." if rest else first
+        err.print(f"  {escape(shown)};", style="dim")
     if setup.slot is None or setup.slot.lost:
         err.print(f"  a replication slot {escape(request.slot)!r} ({setup.plugin})", style="dim")
     if setup.is_complete:
         err.print("  everything is there", style="dim")
+    _show_less_exact(context, setup)
+
+
+def _show_less_exact(context: Context, setup: Setup) -> None:
+    err = context.err
     if setup.is_less_exact:
         err.print(f"[yellow]![/] {_LESS_EXACT}")
     for name, owner in setup.of_others.items():
@@ -256,7 +270,8 @@ class _Telling:
         self._context.err.print(
             f"[dim]{captured.covered:%H:%M:%S}[/] kept to here,"
             f" {captured.behind.total_seconds():.1f} s behind;"
-            f" {self._transactions:,} transactions, {self._changes:,} changes{schema};"
+            f" {words.count(self._transactions, 'transaction')},"
+            f" {words.count(self._changes, 'change')}{schema};"
             f" the slot holds {words.size(captured.retained_bytes)}{share}"
         )
 

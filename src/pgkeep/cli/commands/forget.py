@@ -32,7 +32,8 @@ def forget(context: Context, repository: str) -> ExitCode:
     places = context.places()
     if repository not in places:
         raise ConfigurationError(
-            f"no repository {repository!r} is configured (configured: {', '.join(places)})"
+            f"no repository {repository!r} is configured (configured: {', '.join(places)})",
+            hint="Name one of these, or one that this host has written to before.",
         )
     where = context.where(repository, places[repository])
     require_factor(context, action("forget a repository", repository=repository, url=where.url))

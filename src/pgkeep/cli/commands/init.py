@@ -246,6 +246,7 @@ def _explain(
             ),
             soft_wrap=False,
         )
-    if "env" in source:
+    variable = re.fullmatch(r'\{ env = "(.+)" \}', source)
+    if variable and variable[1] not in os.environ:
         out.print(f"next: set the variable in [bold]url = {source}[/], then")
     out.print(f"next: [bold]pgkeep backup {database}[/]")

@@ -98,7 +98,7 @@ def _two_lines(manifest: Manifest, where: list[str], now: datetime) -> Iterator[
     )
     sizes = (
         f"{words.size(totals.database_bytes)} in the database, {words.size(totals.stored_bytes)}"
-        f" stored ({words.ratio(totals.database_bytes, totals.stored_bytes)})"
+        " stored"
     )
     kept = f"{totals.rows:,} rows" if manifest.kind.has_data else "no rows"
     gaps = (

@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from pgkeep.cli.context import Context
 from pgkeep.cli.options import command_options
+from pgkeep.config import Config
 from pgkeep.errors import ConfigurationError, ExitCode, PgkeepError, UsageError
 from pgkeep.events import Event, Noticed, StageBegan, StageEnded
 from pgkeep.keeper.children import Surroundings
@@ -43,8 +44,10 @@ def run_command(
         raise ConfigurationError("the keeper needs a configuration file", hint="Run: pgkeep init")
     around = Surroundings(config.origin.resolve(), config.state_dir / "logs")
     with only_keeper(config.state_dir), _ending() as (stop, insist):
-        keeper = Keeper(Request(config, around, context.now, not no_capture), _Log(context))
+        log = _Log(context)
+        keeper = Keeper(Request(config, around, context.now, not no_capture), log)
         with served(metrics or config.keeper.metrics, keeper.snapshot):
+            log.begun(config)
             keeper.run(stop, insist)
     return ExitCode.DONE
 
@@ -71,6 +74,11 @@ class _Log:
     def __init__(self, context: Context) -> None:
         self._context = context
 
+    def begun(self, config: Config) -> None:
+        """Without it a keeper that has nothing to do for hours looks like one that hangs."""
+        names = ", ".join(map(escape, config.databases))
+        self._write(f"keeps {names}; what is next: pgkeep schedule", always=False)
+
     def report(self, event: Event) -> None:
         match event:
             case StageBegan(stage=name):
@@ -81,7 +89,10 @@ class _Log:
                 text = f"[yellow]![/] {escape(message)}" + (f" ({escape(hint)})" if hint else "")
             case _:
                 return
-        if not self._context.quiet or isinstance(event, Noticed):
+        self._write(text, always=isinstance(event, Noticed))
+
+    def _write(self, text: str, *, always: bool) -> None:
+        if always or not self._context.quiet:
             self._context.err.print(f"[dim]{datetime.now(UTC):%Y-%m-%d %H:%M:%S}[/] {text}")
 
 

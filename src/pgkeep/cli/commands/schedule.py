@@ -53,16 +53,17 @@ def schedule_command(context: Context, form: str | None, output: Path | None) ->
 
 def _show(context: Context, plan: tuple[tuple[datetime, Job], ...], state: KeeperState) -> None:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for heading in ("next", "", "what", "last success"):
+    for heading in ("next", "", "last success"):
         table.add_column(heading, no_wrap=True)
+    table.add_column("what")  # the one that may be folded: times and names are whole on 80 columns
     for moment, job in plan:
         past = state.pasts.get(job.name, Past())
         last = f"{past.succeeded:%Y-%m-%d %H:%M} UTC" if past.succeeded else "[dim]-[/]"
         failed = f" [red]failed {past.failures} times since[/]" if past.failures else ""
         table.add_row(
             f"{moment:%a %Y-%m-%d %H:%M %Z}", f"[cyan]{escape(job.name)}[/]",
-            escape(f"pgkeep {' '.join(job.arguments)}") if job.arguments else "[dim]a reminder[/]",
             last + failed,
+            escape(f"pgkeep {' '.join(job.arguments)}") if job.arguments else "[dim]a reminder[/]",
         )  # fmt: skip
     context.out.print(table)
 

@@ -44,7 +44,7 @@ def show(context: Context, database: str, backup: str | None) -> ExitCode:
         context.out.print(f"  {line}")
     if reached.backups:
         context.out.print(f"  the moment of {words.count(len(reached.backups), 'full backup')}")
-    context.out.print(f"  {loss_in_words(behind)}")
+    context.out.print(f"  {loss_in_words(behind, database)}")
     return ExitCode.DONE
 
 
@@ -60,7 +60,7 @@ def _print(
     head.add_row(
         "size",
         f"{words.size(totals.database_bytes)} in the database, {words.size(totals.stored_bytes)}"
-        f" stored ({words.ratio(totals.database_bytes, totals.stored_bytes)} smaller)",
+        " stored",
     )
     head.add_row(
         "read",

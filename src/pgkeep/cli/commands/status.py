@@ -17,7 +17,7 @@ from pgkeep.cli.commands.capture import slot_name
 from pgkeep.cli.context import Context
 from pgkeep.cli.options import command_options
 from pgkeep.cli.reached import LONG, loss_in_words, reach_document, windows_in_words
-from pgkeep.config import ObjectivesConfig
+from pgkeep.config import Config, ObjectivesConfig
 from pgkeep.errors import ExitCode, PgkeepError, UsageError
 from pgkeep.model import CLOCK_TOLERANCE, Kind, Manifest, TableName
 from pgkeep.postgres.session import connect, translated
@@ -129,7 +129,8 @@ class DatabaseStatus:
 def status_command(context: Context, database: str | None, offline: bool) -> ExitCode:
     """Show for DATABASE, or all, what can be restored, and what would be lost now.
 
-    Ends with 3 if something needs attention: no backup, a long loss window, a lost slot.
+    The last line is the command that brings the database back. Ends with 3 if something needs
+    attention: no backup, a long loss window, a lost slot.
     """
     names = [database] if database else sorted(context.config.databases)
     if not names:
@@ -234,6 +235,27 @@ def _show(context: Context, one: DatabaseStatus, now: datetime) -> None:
                 f"  [yellow]![/] {escape(name)} lacks {words.count(lacking, 'segment')} of the"
                 " journal: run pgkeep sync"
             )
+    if command := bring_back(one, context.config):
+        out.print(f"  bring back   {escape(command)}")
+
+
+def bring_back(one: DatabaseStatus, config: Config) -> str:
+    """The command to type when the database is gone: all that can be had, into an empty one.
+
+    Empty where no backup has all of it.
+    """
+    full = one.newest.get(Kind.FULL)
+    if full is None:
+        return ""
+    last = one.reach.windows[-1].ends if one.reach.windows else full.finished
+    to_a_moment = last > full.finished and not one.clock_went_back
+    by_gpg = all(str(recipient).startswith("gpg:") for recipient in config.encryption.recipients)
+    key = "" if by_gpg else " --identity KEY"
+    if config.database(one.name).recovery.target is not None:
+        to = f" --to '{last:%Y-%m-%d %H:%M:%S}+00:00'" if to_a_moment else ""
+        return f"pgkeep recover {one.name}{to}{key}"
+    to = " --to-last-reachable" if to_a_moment else ""
+    return f"pgkeep restore {one.name}{to} --target env:EMPTY_DATABASE_URL{key}"
 
 
 def _show_reach(context: Context, one: DatabaseStatus, now: datetime) -> None:
@@ -248,7 +270,16 @@ def _show_reach(context: Context, one: DatabaseStatus, now: datetime) -> None:
             " an LSN or a transaction means one"
         )
         return
-    out.print(f"  {loss_in_words(one.behind(now))}")
+    behind = one.behind(now)
+    remedy = _capture_again(one) if behind is not None and behind > LONG else ""
+    out.print(f"  {loss_in_words(behind, one.name)}{remedy}")
+
+
+def _capture_again(one: DatabaseStatus) -> str:
+    """What to do about a long loss window; nothing where the line of the slot says it."""
+    if one.live.now and (one.live.slot is None or one.live.slot.lost):
+        return ""
+    return f": is capture running? pgkeep capture {escape(one.name)}, or pgkeep run"
 
 
 def _show_slot(context: Context, one: DatabaseStatus) -> None:
@@ -259,7 +290,10 @@ def _show_slot(context: Context, one: DatabaseStatus) -> None:
         return
     if live.slot is None or live.slot.lost:
         state = "is gone" if live.slot is None else "was given up by the server"
-        out.print(f"  [bold red]slot[/]         {state}: nothing is captured; run pgkeep capture")
+        out.print(
+            f"  [bold red]slot[/]         {state}: nothing is captured; run pgkeep capture"
+            f" {escape(one.name)}"
+        )
     else:
         limit = live.slot.limit_bytes
         share = f", {live.slot.retained_bytes / limit:.0%} of its limit" if limit else ""
@@ -392,6 +426,7 @@ def _document(context: Context, one: DatabaseStatus, now: datetime) -> dict[str,
             for kind, manifest in one.newest.items()
         },
         "problems": [problem.message for problem in one.listing.problems],
+        "bring_back": bring_back(one, context.config) or None,
         **reach_document(one.reach, behind),
         "slot": None
         if slot is None

@@ -58,7 +58,7 @@ def sync_command(context: Context, database: str | None, dry_run: bool) -> ExitC
             }
         )
     else:
-        _show(context, done, dry_run=dry_run)
+        _show(context, done, dry_run=dry_run, of_all=len(repositories) == len(context.places()))
         _show_given(context, journals, "segment", "of the journal", dry_run=dry_run)
         _show_given(context, evidence, "record", "of drills and recoveries", dry_run=dry_run)
     behind = missing or any(journals.values()) or any(evidence.values())
@@ -135,7 +135,7 @@ def _document(item: Synced) -> dict[str, object]:
     }
 
 
-def _show(context: Context, done: tuple[Synced, ...], *, dry_run: bool) -> None:
+def _show(context: Context, done: tuple[Synced, ...], *, dry_run: bool, of_all: bool) -> None:
     for item in done:
         manifest, name = item.missing.manifest, escape(item.missing.target.name)
         what = f"{escape(manifest.database)} {manifest.backup}"
@@ -148,4 +148,5 @@ def _show(context: Context, done: tuple[Synced, ...], *, dry_run: bool) -> None:
             copied = words.count(item.objects, "object")
             context.out.print(f"[green]✓[/] {what} is now in {name} ({copied}, {size})")
     if not done:
-        context.out.print("every repository has every backup that it should have")
+        which = "every repository" if of_all else "every repository that answered"
+        context.out.print(f"{which} has every backup that it should have")
