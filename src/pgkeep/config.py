@@ -281,7 +281,7 @@ class NotifyConfig(_Frozen):
     mail: MailConfig | None = None
     webhooks: dict[Name, WebhookConfig] = Field(default_factory=dict)
     apprise: tuple[Secret, ...] = ()
-    """URLs of apprise, for a hundred other services; needs the extra `pgkeep[apprise]`."""
+    """URLs of apprise, for a hundred other services; needs the extra `apprise`."""
     minimum: Literal["warning", "critical"] = "warning"
     """What is less severe is not told."""
     ping: Secret | None = None

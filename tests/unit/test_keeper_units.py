@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 import yaml
 from cronsim import CronSim
 
+import pgkeep
 from pgkeep.config import parse
 from pgkeep.errors import UsageError
 from pgkeep.keeper.calendar import Calendar
@@ -150,9 +153,29 @@ def test_a_workflow_of_github_names_each_time_and_each_secret(tmp_path: Path) ->
     steps = [one for one in job["steps"] if "github.event.schedule" in one.get("if", "")]
     assert {one["if"].split("'")[1] for one in steps} == crons
     assert {one["name"] for one in steps} == {job.name for job in jobs() if job.arguments}
-    for step in steps:
-        assert subprocess.run(["bash", "-n", "-c", step["run"]]).returncode == 0
+    for step in job["steps"]:
+        assert subprocess.run(["bash", "-n", "-c", step.get("run", "")]).returncode == 0
     assert found["concurrency"]["cancel-in-progress"] is False
+
+
+def test_a_workflow_of_github_runs_the_source_that_was_checked_out(tmp_path: Path) -> None:
+    """Never a package of that name from an index, whoever put it there."""
+    text = FORMS["github-actions"](jobs(), host(tmp_path))["pgkeep.yml"]
+    (install,) = [one["run"] for one in yaml.safe_load(text)["jobs"]["pgkeep"]["steps"]
+                  if one.get("name") == "install"]  # fmt: skip
+    source = Path(pgkeep.__file__).parents[2]
+    (tmp_path / ".pgkeep").mkdir()
+    (tmp_path / ".pgkeep" / "src").symlink_to(source / "src")
+    (tmp_path / ".pgkeep" / ".venv").symlink_to(sys.prefix)
+    lines = [line for line in install.splitlines() if "venv .pgkeep" not in line]
+    script = "\n".join(line for line in lines if "pip install" not in line)
+    paths = tmp_path / "paths"
+    subprocess.run(["sh", "-e", "-c", script], cwd=tmp_path, check=True,
+                   env={"PATH": os.environ["PATH"], "GITHUB_PATH": str(paths)})  # fmt: skip
+    done = subprocess.run([f"{paths.read_text().strip()}/pgkeep", "--version"],
+                          capture_output=True, text=True)  # fmt: skip
+    assert pgkeep.__version__ in done.stdout
+    assert "--require-hashes" in install
 
 
 def test_github_knows_no_zones(tmp_path: Path) -> None:

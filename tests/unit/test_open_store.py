@@ -97,7 +97,7 @@ def test_a_missing_package_is_told_with_how_to_install_it(
     monkeypatch.setitem(sys.modules, module, None)
     error = refusal(url)
     assert module in error.message
-    assert error.hint == f"Run: pip install 'pgkeep[{extra}]'"
+    assert error.hint == f"Run: pip install '.[{extra}]' in the folder of pgkeep's source."
 
 
 def test_the_command_line_starts_without_the_sdks() -> None:

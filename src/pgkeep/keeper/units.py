@@ -185,7 +185,21 @@ jobs:
 {secrets}
     steps:
       - uses: actions/checkout@v4
-      - run: pipx install 'pgkeep[postgres,s3,gcs]'
+      # pgkeep's source, at a commit that you have looked at: it runs beside your secrets.
+      - uses: actions/checkout@v4
+        with:
+          repository: ${{{{ vars.PGKEEP_REPOSITORY }}}}
+          ref: ${{{{ vars.PGKEEP_COMMIT }}}}
+          path: .pgkeep
+      - name: install
+        run: |
+          python3 -m venv .pgkeep/.venv
+          .pgkeep/.venv/bin/pip install --require-hashes -r .pgkeep/requirements/run.lock
+          mkdir .pgkeep/bin
+          printf '#!/bin/sh\\nPYTHONPATH=%s exec %s -m pgkeep "$@"\\n' \\
+            "$PWD/.pgkeep/src" "$PWD/.pgkeep/.venv/bin/python" > .pgkeep/bin/pgkeep
+          chmod +x .pgkeep/bin/pgkeep
+          echo "$PWD/.pgkeep/bin" >> "$GITHUB_PATH"
       # This host's own keys, else each run would sign as somebody new.
       - name: keys
         env:

@@ -217,7 +217,7 @@ class S3Service(_Resuming):
         except ModuleNotFoundError as exc:
             raise ConfigurationError(
                 "S3 keys for files need the package 'boto3', which is not installed",
-                hint="Run: pip install 'pgkeep[s3]', or use files.key.",
+                hint="Run: pip install '.[s3]' in the folder of pgkeep's source, or use files.key.",
             ) from exc
         self._failures = (BotoCoreError, ClientError)
         self._client = boto3.session.Session().client(

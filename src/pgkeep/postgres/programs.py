@@ -29,7 +29,7 @@ _SYSTEM_PATTERNS = (
     "/Applications/Postgres.app/Contents/Versions/*/bin",
 )
 
-_PIP_COMMAND = "`pip install 'pgkeep[postgres]'`"
+_PIP_COMMAND = "`pip install '.[postgres]'` in the folder of pgkeep's source"
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def _remote_store(place: Place, settings: StoreSettings) -> Store:
         extra = "s3" if place.scheme == "s3" else "gcs"
         raise ConfigurationError(
             f"{place.url!r} needs the package {exc.name!r}, which is not installed",
-            hint=f"Run: pip install 'pgkeep[{extra}]'",
+            hint=f"Run: pip install '.[{extra}]' in the folder of pgkeep's source.",
         ) from exc
 
 
