@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import time
 from collections.abc import Callable
 
 import psycopg
@@ -57,6 +58,7 @@ def test_where_changes_are_captured_the_command_brings_them_too(
     configure(workbench, "[capture]", "backups = false", "poll_seconds = 0.05")
     workbench.pgkeep("capture", "shop", "--once", "--yes", expect=3)  # a new journal
     workbench.pgkeep("backup", "shop")
+    time.sleep(1.1)  # what can be reached is told to the second
     load_statements(shop, ("INSERT INTO users VALUES (7777, 'late')",))
     again = workbench.pgkeep("capture", "shop", "--once", expect=3)
     assert "table public.notes has no primary key" in again.err  # why it ends with 3
@@ -85,3 +87,16 @@ def test_nobody_is_told_two_ratios_of_one_backup(workbench: Workbench, shop: str
 
 def test_commands_that_it_tells_name_the_database(workbench: Workbench, shop: str) -> None:
     assert "changes      are not captured: pgkeep capture shop" in workbench.pgkeep("status").out
+
+
+def test_before_the_first_backup_it_says_what_to_run(
+    workbench: Workbench, new_database: NewDatabase
+) -> None:
+    workbench.init(new_database())
+    assert "no backup   run: pgkeep backup shop" in workbench.pgkeep("status", expect=3).out
+    workbench.pgkeep("backup", "shop")
+    workbench.repository.rename(workbench.repository.with_name("unmounted"))
+    assert "[E064]" in workbench.pgkeep("status", expect=1).err  # there are some, elsewhere
+    for path in (workbench.state / "index.key", *(workbench.state / "repositories").iterdir()):
+        path.unlink()
+    assert "[E064]" in workbench.pgkeep("status", expect=1).err

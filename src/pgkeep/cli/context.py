@@ -421,7 +421,7 @@ class Context:
                 found[repository.name] = self.listing(repository, database)
             except StoreError as exc:
                 problems.append(exc)
-        if not found:
+        if problems and not found:
             raise problems[0]
         for problem in problems:
             self.notice(problem)

@@ -18,7 +18,7 @@ from pgkeep.cli.context import Context
 from pgkeep.cli.options import command_options
 from pgkeep.cli.reached import LONG, loss_in_words, reach_document, windows_in_words
 from pgkeep.config import Config, ObjectivesConfig
-from pgkeep.errors import ExitCode, PgkeepError, UsageError
+from pgkeep.errors import ExitCode, PgkeepError, RepositoryMissing, UsageError
 from pgkeep.model import CLOCK_TOLERANCE, Kind, Manifest, TableName
 from pgkeep.postgres.session import connect, translated
 from pgkeep.postgres.slot import Slot, SlotState
@@ -137,7 +137,7 @@ def status_command(context: Context, database: str | None, offline: bool) -> Exi
         raise UsageError("no database is configured", hint="Run: pgkeep init")
     if database:
         context.config.database(database)
-    repositories = context.repositories()
+    repositories = _repositories(context)
     found = [look_at(context, name, repositories, offline=offline) for name in names]
     now = context.now()
     if context.as_json:
@@ -147,6 +147,17 @@ def status_command(context: Context, database: str | None, offline: bool) -> Exi
             _show(context, one, now)
     attention = context.needs_attention or any(one.needs_attention(now) for one in found)
     return ExitCode.ATTENTION if attention else ExitCode.DONE
+
+
+def _repositories(context: Context) -> tuple[Repository, ...]:
+    """Those that can be opened; none on a host that is set up and has not written to any yet."""
+    try:
+        return context.repositories()
+    except RepositoryMissing:
+        is_new = context.keys.existing_index_key() is not None
+        if not is_new or context.known_repositories.all():
+            raise
+        return ()
 
 
 def look_at(
