@@ -88,6 +88,18 @@ def test_forged_evidence_counts_for_nothing(workbench: Workbench, shop: str) -> 
     assert status["drills"] == []
 
 
+def test_evidence_in_another_place_counts_for_nothing(workbench: Workbench, shop: str) -> None:
+    """Of another database, or under the name of a newer drill."""
+    path = workbench.repository / drill(workbench)["evidence"]
+    configure(workbench, '\n[databases.other]\nurl = { env = "SHOP_DATABASE_URL" }')
+    folder = workbench.repository / "other" / "drills"
+    folder.mkdir(parents=True)
+    (folder / path.name).write_bytes(path.read_bytes())
+    path.rename(path.with_name(f"20991231T000000Z{path.name[16:]}"))
+    for status in json.loads(workbench.pgkeep("status", "--json", expect=None).out):
+        assert status["drills"] == []
+
+
 @pytest.mark.parametrize(
     ("check", "found"),
     [
