@@ -355,7 +355,8 @@ def test_what_a_killed_drill_left_on_a_server_goes_with_the_next(
     assert finished(start(workbench, "drill", "shop", code=die)).code == -signal.SIGKILL
     (left,) = databases(other_server.url()) - before[0]
     assert {"drill_writer", "drill Reader"} <= roles(other_server.url())
-    load_statements(other_server.url(), ("CREATE DATABASE pgkeep_drill_000000000000",))
+    other_server.create_database("pgkeep_drill_000000000000")
+    load_statements(other_server.url("pgkeep_drill_000000000000"), ("CREATE TABLE mine ()",))
     try:
         wait_until(lambda: not is_visited(other_server.url(), left), "the server has noticed")
         drill(workbench)
@@ -364,6 +365,35 @@ def test_what_a_killed_drill_left_on_a_server_goes_with_the_next(
     finally:
         other_server.drop_database("pgkeep_drill_000000000000")
     assert (databases(other_server.url()), roles(other_server.url())) == before
+
+
+@pytest.mark.parametrize("after", ["CREATE DATABASE", "CREATE EXTENSION"])
+def test_what_a_drill_left_that_was_killed_while_it_made_databases_goes_too(
+    workbench: Workbench, with_roles: str, other_server: ScratchServer, after: str
+) -> None:
+    before = databases(other_server.url())
+    load_statements(with_roles, ("CREATE EXTENSION pg_trgm",))
+    workbench.pgkeep("backup", "shop")
+    die = MAIN.replace(
+        "main()",
+        "import os, signal, psycopg\n"
+        "real = psycopg.Connection.execute\n"
+        "def execute(self, query, *arguments, **options):\n"
+        "    done = real(self, query, *arguments, **options)\n"
+        f"    if {after!r} in str(query):\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return done\n"
+        "psycopg.Connection.execute = execute\n"
+        "main()",
+    )
+    assert finished(start(workbench, "drill", "shop", code=die)).code == -signal.SIGKILL
+    left = databases(other_server.url()) - before
+    assert left
+    wait_until(
+        lambda: not any(is_visited(other_server.url(), one) for one in left), "the server noticed"
+    )
+    drill(workbench)
+    assert databases(other_server.url()) == before
 
 
 FILL_WHEN_TOLD = """
