@@ -176,6 +176,20 @@ def test_what_needs_a_missing_extension_is_not_proven_and_all_the_rest_is(
     assert "materialized view public.kept" in missing
 
 
+def test_what_needs_an_extension_that_the_server_has_is_proven(
+    workbench: Workbench, shop: str
+) -> None:
+    load_statements(
+        shop,
+        ("CREATE SCHEMA more", "CREATE EXTENSION citext SCHEMA more",
+         "CREATE EXTENSION earthdistance CASCADE",
+         "CREATE TABLE mails (mail more.citext PRIMARY KEY)", "INSERT INTO mails VALUES ('A@b')"),
+    )  # fmt: skip
+    workbench.pgkeep("backup", "shop")
+    document = drill(workbench)
+    assert (document["outcome"], document["not_covered"]) == ("passed", [])
+
+
 def test_any_backup_can_be_drilled(workbench: Workbench, shop: str) -> None:
     load_statements(shop, ("CREATE TABLE more AS SELECT 1 AS x",))
     workbench.pgkeep("backup", "shop")

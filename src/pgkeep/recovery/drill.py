@@ -192,6 +192,7 @@ class _Drill:
         if not wanted:
             return
         with place.another() as probe, closing(connect(probe)) as connection:
+            connection.execute("SET search_path = public")  # most need a schema to be made in
             for name in wanted:
                 try:
                     statement = f"CREATE EXTENSION IF NOT EXISTS {quote_identifier(name)} CASCADE"
