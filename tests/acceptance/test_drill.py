@@ -259,6 +259,20 @@ def test_an_odd_check_fails_and_changes_nothing(
     assert found in outcome.err + outcome.out
 
 
+@pytest.mark.parametrize(
+    "sql", ["COPY users TO STDOUT", "COMMIT", "SELECT pg_terminate_backend(pg_backend_pid())"]
+)
+def test_an_odd_check_does_not_answer_for_the_next(
+    workbench: Workbench, shop: str, sql: str
+) -> None:
+    for name, query in (("odd", sql), ("good", "SELECT 1")):
+        configure(workbench, f'\n[[databases.shop.checks]]\nname = "{name}"\nsql = "{query}"\n')
+    document = drill(workbench, expect=1)
+    passed = {one["name"]: one["passed"] for one in document["checks"]}
+    assert passed == {"odd": False, "good": True, "foreign keys": True, "indexes": True}
+    assert document["problem"] is None
+
+
 def test_a_check_with_a_huge_result_reads_its_first_row_alone(
     workbench: Workbench, shop: str
 ) -> None:

@@ -162,9 +162,7 @@ class Recovery:
         progress.save()
 
     def _ask(self) -> None:
-        address = self._plan.target
-        with closing(connect(address)) as connection, translated(address):
-            checks = tuple(run_checks(connection, checks_of(self._context, self._plan.database)))
+        checks = tuple(run_checks(self._plan.target, checks_of(self._context, self._plan.database)))
         self._progress.findings.checks = checks
         failed = [one for one in checks if not one.passed]
         if failed:

@@ -136,8 +136,8 @@ class _Drill:
     def ask(self, address: Address) -> None:
         """The user's checks, and the indexes."""
         self._reporter.report(StageBegan(CHECKS))
+        self._checks += run_checks(address, self._request.checks)
         with closing(connect(address)) as connection, translated(address):
-            self._checks += run_checks(connection, self._request.checks)
             request = self._request.restore
             if files := check_files(request.contents, request.sealed, Sample()):
                 self._checks.append(files)
