@@ -23,6 +23,7 @@ from failures import MAIN, SMALL_SHOP, backups, finished, manifest_path, start, 
 from journals import captured
 from pgkeep.cli.context import Context
 from pgkeep.cli.main import run
+from pgkeep.errors import RestoreFailed
 from pgkeep.model import DatabaseProperties
 from pgkeep.postgres.server import ScratchServer
 from pgkeep.recovery.whole_databases import create_database
@@ -393,6 +394,20 @@ def test_what_a_killed_drill_left_on_a_server_goes_with_the_next(
     finally:
         other_server.drop_database("pgkeep_drill_000000000000")
     assert (databases(other_server.url()), roles(other_server.url())) == before
+
+
+def test_why_a_drill_failed_is_told_if_its_server_went_down(
+    workbench: Workbench, shop: str
+) -> None:
+    def fill(*_: object) -> None:
+        raise RestoreFailed("the disk is full")
+
+    def drop(*_: object) -> None:
+        raise psycopg.OperationalError("nobody is there")
+
+    workbench.monkeypatch.setattr("pgkeep.recovery.restore.fill", fill)
+    workbench.monkeypatch.setattr("pgkeep.recovery.drill_places.drop", drop)
+    assert drill(workbench, expect=1)["problem"] == "the disk is full"
 
 
 @pytest.mark.parametrize("after", ["CREATE DATABASE", "CREATE EXTENSION"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -141,9 +141,16 @@ class _Guest:
         self._roles += names
         return ""
 
-    def __exit__(self, *_: object) -> None:
-        """Take all away again. The lock's connection may be gone: that needs a new one."""
-        with closing(connect(self.server)) as connection, translated(self.server):
+    def __exit__(self, _: object, problem: BaseException | None, __: object) -> None:
+        """Take all away again. The lock's connection may be gone: that needs a new one.
+
+        A server that went down before cannot do it: what is told is why it went.
+        """
+        with (
+            suppress(PgkeepError) if problem else nullcontext(),
+            closing(connect(self.server)) as connection,
+            translated(self.server),
+        ):
             drop(connection, self.name)
             _drop_roles(connection, self._roles, self.reporter)
 
