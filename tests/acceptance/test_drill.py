@@ -9,6 +9,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,13 +20,17 @@ import pytest
 
 from comparison import load_statements
 from conftest import Workbench
+from examples import contents
 from failures import MAIN, SMALL_SHOP, backups, finished, manifest_path, start, wait_until
 from journals import captured
 from pgkeep.cli.context import Context
 from pgkeep.cli.main import run
 from pgkeep.errors import RestoreFailed
-from pgkeep.model import DatabaseProperties
+from pgkeep.events import Silent
+from pgkeep.model import DatabaseProperties, Role
+from pgkeep.postgres.address import Address
 from pgkeep.postgres.server import ScratchServer
+from pgkeep.recovery.drill_places import drill_place
 from pgkeep.recovery.whole_databases import create_database
 from pgkeep.repository.manifests import load_manifest
 
@@ -394,6 +399,19 @@ def test_what_a_killed_drill_left_on_a_server_goes_with_the_next(
     finally:
         other_server.drop_database("pgkeep_drill_000000000000")
     assert (databases(other_server.url()), roles(other_server.url())) == before
+
+
+def test_roles_stay_as_long_as_a_drill_may_need_them(other_server: ScratchServer) -> None:
+    before = roles(other_server.url())
+    group, member = Role("drill_group", "NOLOGIN"), Role("drill_member", "LOGIN", ("drill_group",))
+    needed = contents(roles=(group, member))
+    server = Address.parse(other_server.url())
+    with ExitStack() as second:
+        with drill_place(needed, server, (), Silent()):
+            place = second.enter_context(drill_place(needed, server, (), Silent()))
+            assert place.refused_roles == ()
+        assert {"drill_group", "drill_member"} <= roles(other_server.url())
+    assert roles(other_server.url()) == before
 
 
 def test_why_a_drill_failed_is_told_if_its_server_went_down(

@@ -31,6 +31,9 @@ from pgkeep.recovery.whole_databases import create_database, drop
 _MARK = "pgkeep: of the drill "
 _PREFIX = "pgkeep_drill_"
 
+# Locks of the server's: of whoever needs roles that drills have made, and to make some.
+_NEEDED, _MADE = (int.from_bytes(name) for name in (b"pgkneeds", b"pgkmakes"))
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -94,7 +97,7 @@ class _Guest:
     contents: Contents
     reporter: Reporter
     name: str = field(default_factory=lambda: f"{_PREFIX}{secrets.token_hex(6)}")
-    _roles: list[str] = field(default_factory=list)
+    _needs_roles: bool = False
 
     @property
     def address(self) -> Address:
@@ -120,11 +123,18 @@ class _Guest:
             yield guest.address
 
     def make_roles(self) -> tuple[tuple[str, str], ...]:
-        """Make the roles that are missing; those that cannot be made, with the reason."""
-        missing = missing_roles(self.connection, self.contents)
-        if not missing or not self._make(missing):
-            return ()
-        refusals = ((name, self._make([name])) for name in missing)
+        """Make the roles that are missing; those that cannot be made, with the reason.
+
+        Drills that are under way share roles, and only the last one takes them away.
+        """
+        self._needs_roles = True
+        self.connection.execute("SELECT pg_catalog.pg_advisory_lock_shared(%s)", (_NEEDED,))
+        with self.connection.transaction():
+            self.connection.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s)", (_MADE,))
+            missing = missing_roles(self.connection, self.contents)
+            if not missing or not self._make(missing):
+                return ()
+            refusals = [(name, self._make([name])) for name in missing]
         return tuple((name, reason) for name, reason in refusals if reason)
 
     def _make(self, names: Sequence[str]) -> str:
@@ -138,7 +148,6 @@ class _Guest:
                     self.connection.execute(f"COMMENT ON ROLE {role} IS {comment}".encode())
         except psycopg.Error as exc:
             return (exc.diag.message_primary or str(exc)).splitlines()[0]
-        self._roles += names
         return ""
 
     def __exit__(self, _: object, problem: BaseException | None, __: object) -> None:
@@ -152,21 +161,14 @@ class _Guest:
             translated(self.server),
         ):
             drop(connection, self.name)
-            _drop_roles(connection, self._roles, self.reporter)
+            if self._needs_roles:
+                with suppress(psycopg.Error):  # it is gone, and its locks with it
+                    self.connection.execute("SELECT pg_catalog.pg_advisory_unlock_all()")
+                _take_away_roles(connection, self.reporter)
 
 
 def _lock(name: str) -> int:
     return int(name.removeprefix(_PREFIX), 16)
-
-
-def _drop_roles(connection: Connection, names: Sequence[str], reporter: Reporter) -> None:
-    """One that somebody has put to use meanwhile stays."""
-    for name in reversed(names):
-        try:
-            connection.execute(f"DROP ROLE IF EXISTS {quote_identifier(name)}".encode())
-        except psycopg.Error as exc:
-            reason = (exc.diag.message_primary or str(exc)).splitlines()[0]
-            reporter.report(Noticed(f"the role {name}, made for the drill, stays: {reason}"))
 
 
 def _take_away_what_is_left(connection: Connection, server: Address, reporter: Reporter) -> None:
@@ -179,9 +181,23 @@ def _take_away_what_is_left(connection: Connection, server: Address, reporter: R
         with suppress(psycopg.errors.InsufficientPrivilege):  # another role's
             drop(connection, drill)
             reporter.report(Noticed(f"took away the database {drill} of a drill that was killed"))
-    roles = _roles_of_drills(connection)
-    over = [name for name, drill in roles.items() if _is_over(connection, drill)]
-    _drop_roles(connection, over, reporter)
+    _take_away_roles(connection, reporter)
+
+
+def _take_away_roles(connection: Connection, reporter: Reporter) -> None:
+    """Those of drills that are over, if none is under way. One that somebody uses stays."""
+    row = connection.execute("SELECT pg_catalog.pg_try_advisory_lock(%s)", (_NEEDED,)).fetchone()
+    if not row or not row[0]:
+        return
+    for name, drill in _roles_of_drills(connection).items():
+        if not _is_over(connection, drill):
+            continue
+        try:
+            connection.execute(f"DROP ROLE {quote_identifier(name)}".encode())
+        except psycopg.Error as exc:
+            reason = (exc.diag.message_primary or str(exc)).splitlines()[0]
+            reporter.report(Noticed(f"the role {name}, made for the drill, stays: {reason}"))
+    connection.execute("SELECT pg_catalog.pg_advisory_unlock(%s)", (_NEEDED,))
 
 
 def _databases_of_drills(connection: Connection) -> dict[str, bool]:
@@ -206,10 +222,11 @@ def _is_empty(address: Address) -> bool:
 
 
 def _roles_of_drills(connection: Connection) -> dict[str, str]:
-    """By our comment, which has the drill's name."""
+    """By our comment, which has the drill's name; the last one made first."""
     rows = connection.execute(
         "SELECT rolname::text, pg_catalog.substring(said, %s) FROM pg_catalog.pg_roles r,"
-        " pg_catalog.shobj_description(r.oid, 'pg_authid') said WHERE said ~ %s",
+        " pg_catalog.shobj_description(r.oid, 'pg_authid') said WHERE said ~ %s"
+        " ORDER BY r.oid DESC",
         (f"{_PREFIX}[0-9a-f]{{12}}$", f"^{_MARK}{_PREFIX}[0-9a-f]{{12}}$"),
     ).fetchall()
     return dict(rows)
