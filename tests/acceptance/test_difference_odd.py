@@ -229,6 +229,22 @@ def test_a_partitioned_table_comes_back_through_its_root(shop: Callable[..., Sho
     assert there.rows("SELECT count(*) FROM sales_new") == [(10,)]
 
 
+def test_rows_of_tables_that_inherit_are_their_own(shop: Callable[..., Shop]) -> None:
+    there = shop(
+        ("CREATE TABLE parent (id int PRIMARY KEY, v int)",
+         "CREATE TABLE child (more int, PRIMARY KEY (id)) INHERITS (parent)",
+         "INSERT INTO parent SELECT g, g FROM generate_series(1, 9) g",
+         "INSERT INTO child SELECT g, -g FROM generate_series(5, 12) g"),
+        ("DELETE FROM ONLY parent WHERE id IN (1, 5)", "UPDATE ONLY parent SET v = 0 WHERE id = 6"),
+    )  # fmt: skip
+    wanted = there.rows("SELECT id, v FROM child ORDER BY 1")
+    there.restore("parent", "child")
+    assert there.diff() == {"public.child": (0, 0, 0), "public.parent": (2, 1, 0)}
+    there.put_back("--with-changed")
+    assert there.rows("SELECT id, v FROM ONLY parent ORDER BY 1") == [(g, g) for g in range(1, 10)]
+    assert there.rows("SELECT id, v FROM child ORDER BY 1") == wanted
+
+
 def test_each_table_is_compared_with_the_one_that_it_comes_from(shop: Callable[..., Shop]) -> None:
     there = shop(
         ("CREATE SCHEMA sales", "CREATE TABLE orders (id int PRIMARY KEY)",

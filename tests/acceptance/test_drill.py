@@ -9,6 +9,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,12 +20,17 @@ import pytest
 
 from comparison import load_statements
 from conftest import Workbench
+from examples import contents
 from failures import MAIN, SMALL_SHOP, backups, finished, manifest_path, start, wait_until
 from journals import captured
 from pgkeep.cli.context import Context
 from pgkeep.cli.main import run
-from pgkeep.model import DatabaseProperties
+from pgkeep.errors import RestoreFailed
+from pgkeep.events import Silent
+from pgkeep.model import DatabaseProperties, Role
+from pgkeep.postgres.address import Address
 from pgkeep.postgres.server import ScratchServer
+from pgkeep.recovery.drill_places import drill_place
 from pgkeep.recovery.whole_databases import create_database
 from pgkeep.repository.manifests import load_manifest
 
@@ -86,6 +92,18 @@ def test_forged_evidence_counts_for_nothing(workbench: Workbench, shop: str) -> 
     path.write_bytes(path.read_bytes().replace(b'"rows":', b'"rows":1'))
     (status,) = json.loads(workbench.pgkeep("status", "--json").out)
     assert status["drills"] == []
+
+
+def test_evidence_in_another_place_counts_for_nothing(workbench: Workbench, shop: str) -> None:
+    """Of another database, or under the name of a newer drill."""
+    path = workbench.repository / drill(workbench)["evidence"]
+    configure(workbench, '\n[databases.other]\nurl = { env = "SHOP_DATABASE_URL" }')
+    folder = workbench.repository / "other" / "drills"
+    folder.mkdir(parents=True)
+    (folder / path.name).write_bytes(path.read_bytes())
+    path.rename(path.with_name(f"20991231T000000Z{path.name[16:]}"))
+    for status in json.loads(workbench.pgkeep("status", "--json", expect=None).out):
+        assert status["drills"] == []
 
 
 @pytest.mark.parametrize(
@@ -164,6 +182,20 @@ def test_what_needs_a_missing_extension_is_not_proven_and_all_the_rest_is(
     assert "materialized view public.kept" in missing
 
 
+def test_what_needs_an_extension_that_the_server_has_is_proven(
+    workbench: Workbench, shop: str
+) -> None:
+    load_statements(
+        shop,
+        ("CREATE SCHEMA more", "CREATE EXTENSION citext SCHEMA more",
+         "CREATE EXTENSION earthdistance CASCADE",
+         "CREATE TABLE mails (mail more.citext PRIMARY KEY)", "INSERT INTO mails VALUES ('A@b')"),
+    )  # fmt: skip
+    workbench.pgkeep("backup", "shop")
+    document = drill(workbench)
+    assert (document["outcome"], document["not_covered"]) == ("passed", [])
+
+
 def test_any_backup_can_be_drilled(workbench: Workbench, shop: str) -> None:
     load_statements(shop, ("CREATE TABLE more AS SELECT 1 AS x",))
     workbench.pgkeep("backup", "shop")
@@ -231,6 +263,20 @@ def test_an_odd_check_fails_and_changes_nothing(
     outcome = workbench.pgkeep("drill", "shop", expect=1)
     assert "error: [E043]" in outcome.err
     assert found in outcome.err + outcome.out
+
+
+@pytest.mark.parametrize(
+    "sql", ["COPY users TO STDOUT", "COMMIT", "SELECT pg_terminate_backend(pg_backend_pid())"]
+)
+def test_an_odd_check_does_not_answer_for_the_next(
+    workbench: Workbench, shop: str, sql: str
+) -> None:
+    for name, query in (("odd", sql), ("good", "SELECT 1")):
+        configure(workbench, f'\n[[databases.shop.checks]]\nname = "{name}"\nsql = "{query}"\n')
+    document = drill(workbench, expect=1)
+    passed = {one["name"]: one["passed"] for one in document["checks"]}
+    assert passed == {"odd": False, "good": True, "foreign keys": True, "indexes": True}
+    assert document["problem"] is None
 
 
 def test_a_check_with_a_huge_result_reads_its_first_row_alone(
@@ -343,7 +389,8 @@ def test_what_a_killed_drill_left_on_a_server_goes_with_the_next(
     assert finished(start(workbench, "drill", "shop", code=die)).code == -signal.SIGKILL
     (left,) = databases(other_server.url()) - before[0]
     assert {"drill_writer", "drill Reader"} <= roles(other_server.url())
-    load_statements(other_server.url(), ("CREATE DATABASE pgkeep_drill_000000000000",))
+    other_server.create_database("pgkeep_drill_000000000000")
+    load_statements(other_server.url("pgkeep_drill_000000000000"), ("CREATE TABLE mine ()",))
     try:
         wait_until(lambda: not is_visited(other_server.url(), left), "the server has noticed")
         drill(workbench)
@@ -352,6 +399,62 @@ def test_what_a_killed_drill_left_on_a_server_goes_with_the_next(
     finally:
         other_server.drop_database("pgkeep_drill_000000000000")
     assert (databases(other_server.url()), roles(other_server.url())) == before
+
+
+def test_roles_stay_as_long_as_a_drill_may_need_them(other_server: ScratchServer) -> None:
+    before = roles(other_server.url())
+    group, member = Role("drill_group", "NOLOGIN"), Role("drill_member", "LOGIN", ("drill_group",))
+    needed = contents(roles=(group, member))
+    server = Address.parse(other_server.url())
+    with ExitStack() as second:
+        with drill_place(needed, server, (), Silent()):
+            place = second.enter_context(drill_place(needed, server, (), Silent()))
+            assert place.refused_roles == ()
+        assert {"drill_group", "drill_member"} <= roles(other_server.url())
+    assert roles(other_server.url()) == before
+
+
+def test_why_a_drill_failed_is_told_if_its_server_went_down(
+    workbench: Workbench, shop: str
+) -> None:
+    def fill(*_: object) -> None:
+        raise RestoreFailed("the disk is full")
+
+    def drop(*_: object) -> None:
+        raise psycopg.OperationalError("nobody is there")
+
+    workbench.monkeypatch.setattr("pgkeep.recovery.restore.fill", fill)
+    workbench.monkeypatch.setattr("pgkeep.recovery.drill_places.drop", drop)
+    assert drill(workbench, expect=1)["problem"] == "the disk is full"
+
+
+@pytest.mark.parametrize("after", ["CREATE DATABASE", "CREATE EXTENSION"])
+def test_what_a_drill_left_that_was_killed_while_it_made_databases_goes_too(
+    workbench: Workbench, with_roles: str, other_server: ScratchServer, after: str
+) -> None:
+    before = databases(other_server.url())
+    load_statements(with_roles, ("CREATE EXTENSION pg_trgm",))
+    workbench.pgkeep("backup", "shop")
+    die = MAIN.replace(
+        "main()",
+        "import os, signal, psycopg\n"
+        "real = psycopg.Connection.execute\n"
+        "def execute(self, query, *arguments, **options):\n"
+        "    done = real(self, query, *arguments, **options)\n"
+        f"    if {after!r} in str(query):\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return done\n"
+        "psycopg.Connection.execute = execute\n"
+        "main()",
+    )
+    assert finished(start(workbench, "drill", "shop", code=die)).code == -signal.SIGKILL
+    left = databases(other_server.url()) - before
+    assert left
+    wait_until(
+        lambda: not any(is_visited(other_server.url(), one) for one in left), "the server noticed"
+    )
+    drill(workbench)
+    assert databases(other_server.url()) == before
 
 
 FILL_WHEN_TOLD = """

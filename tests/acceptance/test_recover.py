@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import psycopg
 
@@ -153,10 +152,11 @@ def test_nothing_is_done_unless_somebody_says_so(workbench: Workbench, shop: str
 def test_the_target_must_be_empty(
     workbench: Workbench, shop: str, new_database: Callable[[], str]
 ) -> None:
+    """And that is found out before the application is stopped."""
     target = new_database()
     load_statements(target, ("CREATE TABLE precious (a int)",))
     failed = workbench.pgkeep("recover", "shop", "--yes", "--target", target, expect=1)
     assert "[E041]" in failed.err
-    assert Path(workbench.state / "recoveries" / "shop.json").exists()
+    assert diary(workbench) == []
     load_statements(target, ("DROP TABLE precious",))
     recover(workbench, "--target", target)

@@ -260,6 +260,20 @@ def test_secrets_that_a_hook_prints_are_not_repeated(workbench: Workbench, shop:
         assert secret not in failed.err
 
 
+def test_secrets_in_the_words_of_a_hook_are_not_repeated(workbench: Workbench, shop: str) -> None:
+    script = (
+        "PGPASSWORD=sesame99 false || curl -H 'Authorization: Bearer abc.def' -H \"apikey: k-1\""
+    )
+    hooks(workbench, stop=["sh", "-c", f"{script}; exit 3"])
+    plan = workbench.pgkeep("recover", "shop", "--dry-run", "--in-place").out
+    failed = workbench.pgkeep("recover", "shop", "--yes", "--in-place", expect=1).err
+    page = workbench.pgkeep("runbook", "shop", expect=None).out
+    for text in (plan, failed, page):
+        assert "curl -H" in text
+        for secret in ("sesame99", "abc.def", "k-1"):
+            assert secret not in text
+
+
 def test_a_long_name_is_put_aside_whole(
     workbench: Workbench, shop: str, server: ScratchServer, new_database: Callable[[], str]
 ) -> None:

@@ -113,6 +113,54 @@ def test_what_differs_besides_is_still_found(
     assert value(target, "SELECT count(*) FROM ruled") == 0
 
 
+def test_a_domain_within_arrays_and_composites_is_told_and_ends_nothing(
+    workbench: Workbench, new_database: Callable[[], str]
+) -> None:
+    """There the server does not look whether rows break it, even if they do not."""
+    source, target = new_database(), new_database()
+    load_statements(
+        source,
+        (*KNOWN,
+         "CREATE DOMAIN kind AS int CONSTRAINT is_known CHECK (known(VALUE))",
+         "CREATE DOMAIN several AS kind[]",
+         "CREATE TYPE two AS (a kind, b int)",
+         "CREATE TABLE early (a kind[], b several, c two)",
+         "INSERT INTO early VALUES ('{1,2}', '{3}', '(4,5)')"),
+    )  # fmt: skip
+    workbench.init(source)
+    workbench.pgkeep("backup", "shop")
+    done = workbench.pgkeep("restore", "shop", "--target", target, "--jobs", "1", expect=3)
+    told = " ".join(done.out.split())
+    assert "refused check is_known of domain public.kind: the server cannot look" in told
+    assert take_picture(target).rows == take_picture(source).rows
+    assert value(target, NOT_VALID) == ["is_known"]
+
+
+def test_constraints_of_a_live_database_are_let_be(
+    workbench: Workbench, new_database: Callable[[], str]
+) -> None:
+    """Its rows count on them, and they are not the restore's to take away."""
+    live = new_database()
+    load_statements(live, ODD)
+    workbench.init(live)
+    workbench.pgkeep("backup", "shop")
+    oids = "SELECT array_agg((oid, conname) ORDER BY oid) FROM pg_constraint WHERE contype = 'c'"
+    load_statements(live, ("DROP TABLE first",))
+    before = value(live, oids)
+    for options in (
+        ("--table", "of_domain", "--into-schema", "recovered"),  # its domain is the live one
+        ("--table", "first"),  # its partitioned table is
+    ):
+        failed = workbench.pgkeep("restore", "shop", "--target", live, *options, expect=1)
+        assert "violates check constraint" in failed.err
+        assert "had before stays as it is" in " ".join(failed.err.split())
+        load_statements(
+            live, ("DROP SCHEMA IF EXISTS recovered CASCADE", "DROP TABLE IF EXISTS first")
+        )
+        assert value(live, oids) == before
+    assert value(live, NOT_VALID) is None
+
+
 @pytest.fixture
 def urls(server: ScratchServer) -> Iterator[tuple[str, str]]:
     with databases(server, "checks_source", "checks_target") as (source, target):

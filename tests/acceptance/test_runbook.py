@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,7 +19,6 @@ from conftest import Workbench
 from failures import SMALL_SHOP
 from journals import captured
 from object_servers import ACCESS_KEY, SECRET_KEY, S3Server
-from pgkeep.postgres.programs import choose_client
 
 BLOCK = re.compile(r"```(sh[^\n]*)\n(.*?)```", re.DOTALL)
 
@@ -41,18 +42,30 @@ def page(workbench: Workbench) -> dict[str, list[str]]:
     return blocks
 
 
+def _without_postgresql(folder: Path) -> str:
+    """A PATH that has what every machine has, and nothing of PostgreSQL or pgkeep."""
+    programs = folder / "bin"
+    programs.mkdir(exist_ok=True)
+    for name in ("sh", "env", "rm", "mkdir", "cat"):
+        with suppress(FileExistsError):
+            (programs / name).symlink_to(shutil.which(name) or name)
+    return str(programs)
+
+
 def follow(script: str, folder: Path, settings: dict[str, str], *, expect: int = 0) -> str:
     """Run blocks with the values that a person would put in, in an empty environment."""
     for name, value in settings.items():
         old = re.findall(rf'export {name}="[^"]*"', script)
         assert len(old) == 1, name
         script = script.replace(old[0], f'export {name}="{value}"')
-    psql = choose_client(17, need_tls=False).path("psql").parent
-    path = f"{Path(sys.executable).parent}:{psql}:/usr/bin:/bin"
+    source = folder / "pgkeep"
+    source.mkdir(exist_ok=True)
+    (source / ".venv").unlink(missing_ok=True)
+    (source / ".venv").symlink_to(sys.prefix)
     done = subprocess.run(
-        ["bash", "-euc", script],
+        [shutil.which("bash") or "bash", "-euc", script],
         cwd=folder,
-        env={"HOME": str(folder), "PATH": path},
+        env={"HOME": str(folder), "PATH": _without_postgresql(folder)},
         capture_output=True,
         text=True,
         check=False,

@@ -26,7 +26,7 @@ from pgkeep.recovery.plan import Scope
 from pgkeep.recovery.recover import Action, Keeping, Progress, RecoveryPlan, StepName
 from pgkeep.recovery.request import RestoreRequest, RestoreResult
 from pgkeep.recovery.restore import COUNTED_SINCE, raise_unless_proven, restore
-from pgkeep.recovery.target import is_marked, take_mark_off
+from pgkeep.recovery.target import is_marked, refuse_occupied, take_mark_off
 from pgkeep.recovery.timed import Timed
 from pgkeep.recovery.whole_databases import (
     database_exists,
@@ -67,6 +67,16 @@ class Recovery:
             StepName.ASK: self._ask,
             StepName.START: partial(hooks.run, plan.start),
         }
+
+    def refuse_occupied_target(self) -> None:
+        """Before anything is stopped. A project of a platform's is never empty: the restore looks
+        into that."""
+        plan, progress = self._plan, self._progress
+        if plan.makes_target or progress.restoring or StepName.RESTORE in progress.done:
+            return
+        with closing(connect(plan.target)) as connection, translated(plan.target):
+            if not supabase.is_supabase(connection):
+                refuse_occupied(connection, plan.target.database)
 
     def unmark(self) -> None:
         """Who was killed once the restore was proven may have left its mark on the target."""
@@ -162,9 +172,7 @@ class Recovery:
         progress.save()
 
     def _ask(self) -> None:
-        address = self._plan.target
-        with closing(connect(address)) as connection, translated(address):
-            checks = tuple(run_checks(connection, checks_of(self._context, self._plan.database)))
+        checks = tuple(run_checks(self._plan.target, checks_of(self._context, self._plan.database)))
         self._progress.findings.checks = checks
         failed = [one for one in checks if not one.passed]
         if failed:

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import psycopg
 
-from pgkeep.postgres.session import Connection
+from pgkeep.postgres.address import Address
+from pgkeep.postgres.session import Connection, connect
 from pgkeep.repository.evidence import CheckResult
 
 _TIMEOUT_SECONDS = 600
@@ -39,19 +40,25 @@ class Check:
         return "a value " + " and ".join(bounds)
 
 
-def run_checks(connection: Connection, checks: Sequence[Check]) -> Iterator[CheckResult]:
-    """Each in a read-only transaction of its own, with the search path that the database has."""
+def run_checks(address: Address, checks: Sequence[Check]) -> Iterator[CheckResult]:
+    """Each in a read-only transaction of its own, with the search path that the database has.
+
+    And in a session of its own: what one does to its session is not the next one's.
+    """
     for check in checks:
-        try:
-            with connection.transaction(force_rollback=True):
-                connection.execute("SET TRANSACTION READ ONLY")
-                connection.execute("RESET search_path")
-                connection.execute(f"SET LOCAL statement_timeout = '{_TIMEOUT_SECONDS}s'".encode())
-                yield _judge(check, _first_rows(connection, check.sql))
-        except psycopg.Error as exc:
-            message = exc.diag.message_primary or str(exc).strip() or type(exc).__name__
-            yield CheckResult(check.name, False, f"it failed: {message.splitlines()[0]}")
-    connection.execute("SET search_path = ''")
+        with closing(connect(address)) as connection:
+            try:
+                yield _ask(connection, check)
+            except psycopg.Error as exc:
+                message = exc.diag.message_primary or str(exc).strip() or type(exc).__name__
+                yield CheckResult(check.name, False, f"it failed: {message.splitlines()[0]}")
+
+
+def _ask(connection: Connection, check: Check) -> CheckResult:
+    connection.execute("RESET search_path")
+    connection.execute(f"SET statement_timeout = '{_TIMEOUT_SECONDS}s'".encode())
+    connection.execute("BEGIN READ ONLY")  # which ends with the session
+    return _judge(check, _first_rows(connection, check.sql))
 
 
 def _first_rows(connection: Connection, query: str) -> list[Sequence[Any]]:

@@ -42,8 +42,16 @@ class TablePair:
     columns: tuple[Column, ...]
     only_live: tuple[str, ...]
     only_restored: tuple[str, ...]
+    is_partitioned: bool
+    """The live one."""
     condition: str = ""
     """If just some rows were restored: which."""
+
+    @property
+    def live_rows(self) -> str:
+        """The live table in a query. What inherits from it has rows of its own; partitions are
+        the table. Of the restored one just its partitions inherit."""
+        return self.live.sql if self.is_partitioned else f"ONLY {self.live.sql}"
 
     @property
     def has_key(self) -> bool:
@@ -112,7 +120,7 @@ def compare(connection: Connection, pair: TablePair) -> TableDifference:
     return TableDifference(
         pair,
         _count(connection, f"FROM {pair.restored.sql}"),
-        _count(connection, f"FROM {pair.live.sql}"),
+        _count(connection, f"FROM {pair.live_rows}"),
         _count(connection, missing),
         _count(connection, changed) if pair.has_key else 0,
         0 if pair.condition else _count(connection, new),
@@ -126,37 +134,35 @@ def compare(connection: Connection, pair: TablePair) -> TableDifference:
 
 def missing_rows(pair: TablePair) -> str:
     """FROM and WHERE of the rows, as `r`, that the live table lacks."""
-    return _rows_of_one_alone(pair, "r", pair.restored, "l", pair.live)
+    return _rows_of_one_alone(pair, "r", pair.restored.sql, "l", pair.live_rows)
 
 
 def changed_rows(pair: TablePair) -> str:
     """FROM and WHERE of the rows that both have, as `r` and `l`, with other values."""
     return (
-        f"FROM {pair.restored.sql} AS r JOIN {pair.live.sql} AS l ON {same_key(pair)}"
+        f"FROM {pair.restored.sql} AS r JOIN {pair.live_rows} AS l ON {same_key(pair)}"
         f" WHERE {differs(pair)}"
     )
 
 
 def _new_rows(pair: TablePair) -> str:
-    return _rows_of_one_alone(pair, "l", pair.live, "r", pair.restored)
+    return _rows_of_one_alone(pair, "l", pair.live_rows, "r", pair.restored.sql)
 
 
-def _rows_of_one_alone(
-    pair: TablePair, ours: str, our: TableName, theirs: str, their: TableName
-) -> str:
+def _rows_of_one_alone(pair: TablePair, ours: str, our: str, theirs: str, their: str) -> str:
     if pair.has_key:
         return (
-            f"FROM {our.sql} AS {ours} WHERE NOT EXISTS"
-            f" (SELECT FROM {their.sql} AS {theirs} WHERE {same_key(pair)})"
+            f"FROM {our} AS {ours} WHERE NOT EXISTS"
+            f" (SELECT FROM {their} AS {theirs} WHERE {same_key(pair)})"
         )
     # Without a key the same row may be there more than once: it counts how often.
     text = _as_text("x", pair.columns)
     return (
         f"FROM (SELECT x.*, {text} AS pgkeep_text,"
         f" pg_catalog.row_number() OVER (PARTITION BY {text}) AS pgkeep_number"
-        f" FROM {our.sql} AS x) AS {ours}"
+        f" FROM {our} AS x) AS {ours}"
         f" LEFT JOIN (SELECT {text} AS pgkeep_text, pg_catalog.count(*) AS pgkeep_count"
-        f" FROM {their.sql} AS x GROUP BY 1) AS {theirs}"
+        f" FROM {their} AS x GROUP BY 1) AS {theirs}"
         f" ON {theirs}.pgkeep_text OPERATOR(pg_catalog.=) {ours}.pgkeep_text"
         f" WHERE {ours}.pgkeep_number OPERATOR(pg_catalog.>)"
         f" COALESCE({theirs}.pgkeep_count, 0)"
@@ -216,8 +222,18 @@ def _pair(connection: Connection, origin: Origin) -> TablePair:
         tuple(writable.values()),
         tuple(name for name in live if name not in restored),
         tuple(name for name in restored if name not in live),
+        _is_partitioned(connection, origin.live),
         origin.condition,
     )
+
+
+def _is_partitioned(connection: Connection, table: TableName) -> bool:
+    row = connection.execute(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_partitioned_table"
+        " WHERE partrelid = pg_catalog.to_regclass(%s))",
+        (table.sql,),
+    ).fetchone()
+    return bool(row and row[0])
 
 
 _GENERATED, _ALWAYS_IDENTITY = "generated", "always identity"

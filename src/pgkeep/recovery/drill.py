@@ -17,7 +17,7 @@ from pgkeep.postgres.address import Address
 from pgkeep.postgres.archive import Archive, leave_out_extensions, read_archive
 from pgkeep.postgres.session import connect, translated
 from pgkeep.recovery.checks import Check, check_indexes, run_checks
-from pgkeep.recovery.drill_places import Place, drill_place, empty_database_beside
+from pgkeep.recovery.drill_places import Place, drill_place
 from pgkeep.recovery.files import Sample, check_files
 from pgkeep.recovery.fill import CRITICAL
 from pgkeep.recovery.foreign_keys import check_foreign_keys
@@ -115,7 +115,7 @@ class _Drill:
         roles = tuple(name for name, _ in place.refused_roles)
         if archive_bytes:
             archive = read_archive(archive_bytes)
-            missing = tuple(self._unavailable(place.address, archive))
+            missing = tuple(self._unavailable(place, archive))
             if missing:
                 self._not_covered += _left_out(archive, missing)
             if roles:
@@ -136,8 +136,8 @@ class _Drill:
     def ask(self, address: Address) -> None:
         """The user's checks, and the indexes."""
         self._reporter.report(StageBegan(CHECKS))
+        self._checks += run_checks(address, self._request.checks)
         with closing(connect(address)) as connection, translated(address):
-            self._checks += run_checks(connection, self._request.checks)
             request = self._request.restore
             if files := check_files(request.contents, request.sealed, Sample()):
                 self._checks.append(files)
@@ -186,12 +186,13 @@ class _Drill:
         )
         return DrillResult(self.server, tuple(self._reporter.steps), restored, details)
 
-    def _unavailable(self, address: Address, archive: Archive) -> Iterator[str]:
+    def _unavailable(self, place: Place, archive: Archive) -> Iterator[str]:
         """Extensions of the source that cannot be made here, each tried where it does no harm."""
         wanted = [entry.tag for entry in archive.entries if entry.kind == "EXTENSION"]
         if not wanted:
             return
-        with empty_database_beside(address) as probe, closing(connect(probe)) as connection:
+        with place.another() as probe, closing(connect(probe)) as connection:
+            connection.execute("SET search_path = public")  # most need a schema to be made in
             for name in wanted:
                 try:
                     statement = f"CREATE EXTENSION IF NOT EXISTS {quote_identifier(name)} CASCADE"

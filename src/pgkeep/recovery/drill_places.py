@@ -8,16 +8,17 @@ once the lock that a living drill holds is free.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psycopg
 
-from pgkeep.errors import ProgramMissing
-from pgkeep.events import Noticed, Reporter
+from pgkeep.errors import PgkeepError, ProgramMissing
+from pgkeep.events import Noticed, Reporter, Silent
 from pgkeep.model import Contents, quote_identifier
+from pgkeep.postgres import catalog
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.identity import server_version
 from pgkeep.postgres.programs import Programs, choose_server, find_programs
@@ -30,6 +31,9 @@ from pgkeep.recovery.whole_databases import create_database, drop
 _MARK = "pgkeep: of the drill "
 _PREFIX = "pgkeep_drill_"
 
+# Locks of the server's: of whoever needs roles that drills have made, and to make some.
+_NEEDED, _MADE = (int.from_bytes(name) for name in (b"pgkneeds", b"pgkmakes"))
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -37,6 +41,8 @@ class Place:
 
     address: Address
     server: str
+    another: Callable[[], AbstractContextManager[Address]]
+    """An empty database on the same server, to try something where it does no harm."""
     refused_roles: tuple[tuple[str, str], ...] = ()
     """Roles that the server lacks and that cannot be made there, with the reason."""
 
@@ -52,25 +58,12 @@ def drill_place(
             address = Address.parse(scratch.url())
             with _guest(address, contents, reporter) as guest:
                 label = f"PostgreSQL {programs.version}, scratch"
-                yield Place(address.with_database(guest.name), label)
+                yield Place(guest.address, label, guest.another)
         return
     with _guest(server, contents, reporter) as guest:
         label = f"PostgreSQL {guest.version} at {server}"
-        refused = guest.make_roles(contents)
-        yield Place(server.with_database(guest.name), label, refused)
-
-
-@contextmanager
-def empty_database_beside(address: Address) -> Iterator[Address]:
-    """Another empty database on the same server, to try something where it does no harm."""
-    name = f"{_PREFIX}{secrets.token_hex(6)}"
-    with closing(connect(address)) as connection, translated(address):
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0".encode())
-    try:
-        yield address.with_database(name)
-    finally:
-        with closing(connect(address)) as connection, translated(address):
-            drop(connection, name)
+        refused = guest.make_roles()
+        yield Place(guest.address, label, guest.another, refused)
 
 
 def _programs(contents: Contents, bin_dirs: Sequence[Path]) -> Programs:
@@ -87,16 +80,12 @@ def _programs(contents: Contents, bin_dirs: Sequence[Path]) -> Programs:
 
 
 @contextmanager
-def _guest(address: Address, contents: Contents, reporter: Reporter) -> Iterator[_Guest]:
+def _guest(server: Address, contents: Contents, reporter: Reporter) -> Iterator[_Guest]:
     """A drill's own database on a server, while the block runs."""
-    with closing(connect(address)) as connection, translated(address):
-        guest = _Guest(connection, reporter)
-        _take_away_what_is_left(connection, reporter)
-        guest.arrive(contents)
-        try:
+    with closing(connect(server)) as connection, translated(server):
+        _take_away_what_is_left(connection, server, reporter)
+        with _Guest(connection, server, contents, reporter) as guest:
             yield guest
-        finally:
-            guest.leave(address)
 
 
 @dataclass(slots=True)
@@ -104,94 +93,140 @@ class _Guest:
     """What a drill makes on a server. Its connection is open as long as it lives, with a lock."""
 
     connection: Connection
+    server: Address
+    contents: Contents
     reporter: Reporter
     name: str = field(default_factory=lambda: f"{_PREFIX}{secrets.token_hex(6)}")
-    _roles: list[str] = field(default_factory=list)
+    _needs_roles: bool = False
+
+    @property
+    def address(self) -> Address:
+        return self.server.with_database(self.name)
 
     @property
     def version(self) -> str:
         return server_version(self.connection)
 
-    def arrive(self, contents: Contents) -> None:
+    def __enter__(self) -> _Guest:
         """Make the database, the lock first."""
         self.connection.execute("SELECT pg_catalog.pg_advisory_lock(%s)", (_lock(self.name),))
-        if lacking := create_database(self.connection, self.name, contents.database):
+        if lacking := create_database(self.connection, self.name, self.contents.database):
             self.reporter.report(Noticed(f"{lacking}: texts are compared all the same"))
         comment = literal(f"{_MARK}{self.name}")
         self.connection.execute(f"COMMENT ON DATABASE {self.name} IS {comment}".encode())
+        return self
 
-    def make_roles(self, contents: Contents) -> tuple[tuple[str, str], ...]:
-        """Make the roles that are missing; those that cannot be made, with the reason."""
-        missing = missing_roles(self.connection, contents)
-        if not missing or not self._make(contents, missing):
-            return ()
-        refusals = ((name, self._make(contents, [name])) for name in missing)
+    @contextmanager
+    def another(self) -> Iterator[Address]:
+        """One more empty database, while the block runs."""
+        with _Guest(self.connection, self.server, self.contents, Silent()) as guest:
+            yield guest.address
+
+    def make_roles(self) -> tuple[tuple[str, str], ...]:
+        """Make the roles that are missing; those that cannot be made, with the reason.
+
+        Drills that are under way share roles, and only the last one takes them away.
+        """
+        self._needs_roles = True
+        self.connection.execute("SELECT pg_catalog.pg_advisory_lock_shared(%s)", (_NEEDED,))
+        with self.connection.transaction():
+            self.connection.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s)", (_MADE,))
+            missing = missing_roles(self.connection, self.contents)
+            if not missing or not self._make(missing):
+                return ()
+            refusals = [(name, self._make([name])) for name in missing]
         return tuple((name, reason) for name, reason in refusals if reason)
 
-    def _make(self, contents: Contents, names: Sequence[str]) -> str:
+    def _make(self, names: Sequence[str]) -> str:
         """Make them, or say why that cannot be."""
         try:
             with self.connection.transaction():
-                create_roles(self.connection, contents, names)
+                create_roles(self.connection, self.contents, names)
                 for name in names:
                     comment = literal(f"{_MARK}{self.name}")
                     role = quote_identifier(name)
                     self.connection.execute(f"COMMENT ON ROLE {role} IS {comment}".encode())
         except psycopg.Error as exc:
             return (exc.diag.message_primary or str(exc)).splitlines()[0]
-        self._roles += names
         return ""
 
-    def leave(self, address: Address) -> None:
-        """Take all away again. The lock's connection may be gone: that needs a new one."""
-        with closing(connect(address)) as connection, translated(address):
+    def __exit__(self, _: object, problem: BaseException | None, __: object) -> None:
+        """Take all away again. The lock's connection may be gone: that needs a new one.
+
+        A server that went down before cannot do it: what is told is why it went.
+        """
+        with (
+            suppress(PgkeepError) if problem else nullcontext(),
+            closing(connect(self.server)) as connection,
+            translated(self.server),
+        ):
             drop(connection, self.name)
-            _drop_roles(connection, self._roles, self.reporter)
+            if self._needs_roles:
+                with suppress(psycopg.Error):  # it is gone, and its locks with it
+                    self.connection.execute("SELECT pg_catalog.pg_advisory_unlock_all()")
+                _take_away_roles(connection, self.reporter)
 
 
 def _lock(name: str) -> int:
     return int(name.removeprefix(_PREFIX), 16)
 
 
-def _drop_roles(connection: Connection, names: Sequence[str], reporter: Reporter) -> None:
-    """One that somebody has put to use meanwhile stays."""
-    for name in reversed(names):
-        try:
-            connection.execute(f"DROP ROLE IF EXISTS {quote_identifier(name)}".encode())
-        except psycopg.Error as exc:
-            reason = (exc.diag.message_primary or str(exc)).splitlines()[0]
-            reporter.report(Noticed(f"the role {name}, made for the drill, stays: {reason}"))
-
-
-def _take_away_what_is_left(connection: Connection, reporter: Reporter) -> None:
+def _take_away_what_is_left(connection: Connection, server: Address, reporter: Reporter) -> None:
     """What drills that were killed could not take away themselves."""
-    for drill in _databases_of_drills(connection):
+    for drill, is_marked in _databases_of_drills(connection).items():
         if not _is_over(connection, drill):
+            continue
+        if not is_marked and not _is_empty(server.with_database(drill)):
             continue
         with suppress(psycopg.errors.InsufficientPrivilege):  # another role's
             drop(connection, drill)
             reporter.report(Noticed(f"took away the database {drill} of a drill that was killed"))
-    roles = _roles_of_drills(connection)
-    over = [name for name, drill in roles.items() if _is_over(connection, drill)]
-    _drop_roles(connection, over, reporter)
+    _take_away_roles(connection, reporter)
 
 
-def _databases_of_drills(connection: Connection) -> list[str]:
-    """By their name and by our comment, for which a restore puts another of ours meanwhile."""
+def _take_away_roles(connection: Connection, reporter: Reporter) -> None:
+    """Those of drills that are over, if none is under way. One that somebody uses stays."""
+    row = connection.execute("SELECT pg_catalog.pg_try_advisory_lock(%s)", (_NEEDED,)).fetchone()
+    if not row or not row[0]:
+        return
+    for name, drill in _roles_of_drills(connection).items():
+        if not _is_over(connection, drill):
+            continue
+        try:
+            connection.execute(f"DROP ROLE {quote_identifier(name)}".encode())
+        except psycopg.Error as exc:
+            reason = (exc.diag.message_primary or str(exc)).splitlines()[0]
+            reporter.report(Noticed(f"the role {name}, made for the drill, stays: {reason}"))
+    connection.execute("SELECT pg_catalog.pg_advisory_unlock(%s)", (_NEEDED,))
+
+
+def _databases_of_drills(connection: Connection) -> dict[str, bool]:
+    """By their name, and whether they have our comment, for which a restore puts another of ours
+    meanwhile. Who was killed as it made one had no time to put it there."""
     rows = connection.execute(
-        "SELECT datname::text FROM pg_catalog.pg_database"
-        " WHERE datname ~ %s"
-        "   AND pg_catalog.shobj_description(oid, 'pg_database') SIMILAR TO %s",
+        "SELECT datname::text, said IS NOT NULL FROM pg_catalog.pg_database d,"
+        " pg_catalog.shobj_description(d.oid, 'pg_database') said"
+        " WHERE datname ~ %s AND COALESCE(said SIMILAR TO %s, true)",
         (f"^{_PREFIX}[0-9a-f]{{12}}$", f"({_MARK}|{MARK})%"),
     ).fetchall()
-    return [name for (name,) in rows]
+    return dict(rows)
+
+
+def _is_empty(address: Address) -> bool:
+    """Whether nobody can miss a database; not of one that cannot be looked into."""
+    try:
+        with closing(connect(address)) as connection, translated(address):
+            return not catalog.occupants(connection)
+    except PgkeepError:
+        return False
 
 
 def _roles_of_drills(connection: Connection) -> dict[str, str]:
-    """By our comment, which has the drill's name."""
+    """By our comment, which has the drill's name; the last one made first."""
     rows = connection.execute(
         "SELECT rolname::text, pg_catalog.substring(said, %s) FROM pg_catalog.pg_roles r,"
-        " pg_catalog.shobj_description(r.oid, 'pg_authid') said WHERE said ~ %s",
+        " pg_catalog.shobj_description(r.oid, 'pg_authid') said WHERE said ~ %s"
+        " ORDER BY r.oid DESC",
         (f"{_PREFIX}[0-9a-f]{{12}}$", f"^{_MARK}{_PREFIX}[0-9a-f]{{12}}$"),
     ).fetchall()
     return dict(rows)

@@ -250,7 +250,7 @@ class _Filling:
         try:
             stored = load.load_part(
                 self._sessions, run.request.sealed, table.plan, part, self._seed, run.reporter,
-                run.refusing if run.scope.schema or run.scope.into_schema else None,
+                run.refusing,
             )  # fmt: skip
         except PgkeepError as exc:
             stored, group.damaged = RowSum(), True

@@ -22,7 +22,10 @@ from pgkeep.errors import RestoreFailed
 _TOLD_BYTES = 300
 _SHORTEST_SECRET = 6
 _IN_URL = re.compile(r"(?<=://)([^\s/@:]*):[^\s@]+@")
-_IN_SETTING = re.compile(r"(?i)\b([\w-]*(?:password|passwd|secret|token|passphrase)\s*[=:]\s*)\S+")
+_IN_SETTING = re.compile(
+    r"(?i)\b((?:[\w-]*(?:password|passwd|secret|token|passphrase|api_?key)\s*[=:]|bearer\s)\s*)"
+    r"(?!bearer\b)[^\s'\"]+"
+)
 _SECRET_VARIABLE = re.compile(r"(?i)passw|secret|token|passphrase|_key$")
 
 
@@ -89,8 +92,8 @@ class Hooks:
 
 
 def in_words(command: Sequence[str]) -> str:
-    """A command as a shell would take it, without the passwords of URLs."""
-    return _IN_URL.sub(r"\1:***@", shlex.join(command))
+    """A command as a shell would take it, without what looks like a secret."""
+    return _without_what_looks_like_one(shlex.join(command))
 
 
 def without_secrets(text: str, secrets: Collection[str]) -> str:
@@ -98,6 +101,10 @@ def without_secrets(text: str, secrets: Collection[str]) -> str:
     for secret in sorted({*secrets, *_secrets_of_the_environment()}, key=len, reverse=True):
         if len(secret) >= _SHORTEST_SECRET:
             text = text.replace(secret, "***")
+    return _without_what_looks_like_one(text)
+
+
+def _without_what_looks_like_one(text: str) -> str:
     return _IN_SETTING.sub(r"\1***", _IN_URL.sub(r"\1:***@", text))
 
 

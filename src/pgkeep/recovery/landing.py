@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import psycopg
 
@@ -43,7 +43,7 @@ class Run:
     reporter: Reporter
     landing: Landing
     """What is special about the target."""
-    refusing: RefusingChecks = field(default_factory=RefusingChecks)
+    refusing: RefusingChecks
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from itertools import chain
 
 import psycopg
 
-from pgkeep.errors import DamagedObject, ObjectMissing, PgkeepError, RestoreFailed
+from pgkeep.errors import DamagedObject, DatabaseError, ObjectMissing, PgkeepError, RestoreFailed
 from pgkeep.events import Progressed, Reporter
 from pgkeep.model import LargeObjects, Part, SealedStream, SequenceValue
 from pgkeep.postgres.address import Address
@@ -96,11 +96,11 @@ def load_part(
     part: Part,
     seed: int,
     reporter: Reporter,
-    refusing: RefusingChecks | None = None,
+    refusing: RefusingChecks,
 ) -> RowSum:
     """Load one part, in one transaction that ends well only if the part's hash is right.
 
-    A constraint that refuses a row is taken away, if there is somebody to make it again.
+    A constraint that refuses a row is taken away, if it is the restore's own.
     """
     command = copy_in(table.load_name, table.columns)
     if table.where:
@@ -120,8 +120,12 @@ def load_part(
                         takes_all=not table.where,
                     )
             except psycopg.errors.CheckViolation as exc:
-                if refusing is None or not refusing.take_away(connection, exc):
-                    raise
+                if not refusing.take_away(connection, exc):
+                    raise DatabaseError(
+                        f"{exc.diag.message_primary} (SQLSTATE {exc.sqlstate})",
+                        hint="A constraint that the target had before stays as it is. Restore into"
+                        " an empty database, as a role that may alter what is restored.",
+                    ) from exc
 
 
 def load_frozen(

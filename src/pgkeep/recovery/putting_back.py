@@ -125,7 +125,7 @@ def _put_back(one: TableDifference, *, changed: bool) -> Iterator[str]:
         yield f"-- {one.changed:,} rows of {_in_a_line(pair.live)} that have other values now"
         assignments = ", ".join(f"{column.sql} = r.{column.sql}" for column in values)
         yield (
-            f"UPDATE {pair.live.sql} AS l SET {assignments}\n  FROM {pair.restored.sql} AS r"
+            f"UPDATE {pair.live_rows} AS l SET {assignments}\n  FROM {pair.restored.sql} AS r"
             f"\n WHERE {same_key(pair)} AND {differs(pair)};"
         )
 

@@ -8,6 +8,7 @@ is filled later. pg_dump makes such a constraint before the rows, and pg_restore
 from __future__ import annotations
 
 import threading
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import LiteralString
 
@@ -76,7 +77,11 @@ _HAVING: LiteralString = """
       FROM down JOIN pg_catalog.pg_class r ON r.oid = down.relation
       JOIN pg_catalog.pg_namespace n ON n.oid = r.relnamespace"""
 
+_THERE: LiteralString = "SELECT oid::int8 FROM pg_catalog.pg_constraint WHERE contype = 'c'"
+
 _NOT_VALID = " NOT VALID"
+_BROKEN = "rows of the source break it, by the clock or the functions of now"
+_OUT_OF_SIGHT = "the server cannot look at values of a domain within arrays and composite types"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,16 +111,33 @@ class _Check:
         return f"check {self.name} of {self.kind.lower()} {self.owner}"
 
 
-class RefusingChecks:
-    """Those that a restore met. Several threads may take some away; one makes them again."""
+@dataclass(frozen=True, slots=True)
+class _Broken:
+    """What has a constraint that is not valid at the end, and why it is not."""
 
-    def __init__(self) -> None:
+    having: frozenset[TableName]
+    reason: str
+
+
+class RefusingChecks:
+    """Those that a restore met. Several threads may take some away; one makes them again.
+
+    `theirs` are the oids of those that the target had before: they stay, for the rows of others
+    count on them.
+    """
+
+    def __init__(self, theirs: Collection[int] = ()) -> None:
+        self._theirs = frozenset(theirs)
         self._lock = threading.Lock()
         self._away: list[_Check] = []
         self._made_not_valid: set[int] = set()
         """The oids of those that were valid before they were taken away."""
-        self._broken: dict[_Check, frozenset[TableName]] = {}
-        """Those that rows break at the end, and what has them."""
+        self._broken: dict[_Check, _Broken] = {}
+
+    @classmethod
+    def of_a_restore_into(cls, connection: Connection) -> RefusingChecks:
+        """Before it makes anything there."""
+        return cls([number for (number,) in connection.execute(_THERE).fetchall()])
 
     def take_away(self, connection: Connection, error: psycopg.errors.CheckViolation) -> bool:
         """Drop the constraint that an error names. False if there is none, or it may not be."""
@@ -126,6 +148,8 @@ class RefusingChecks:
         named = {"schema": told.schema_name, "owner": owner, "name": told.constraint_name}
         with self._lock:
             numbers = [number for (number,) in connection.execute(query, named).fetchall()]
+            if not self._theirs.isdisjoint(numbers):
+                return False
             for number in numbers:
                 check = _look(connection, number)
                 try:
@@ -147,7 +171,7 @@ class RefusingChecks:
         while self._away:
             check = self._away.pop()
             add = check.alter("ADD", check.definition)
-            if not (check.is_valid and _succeeds(connection, add)):
+            if not check.is_valid or _refusal(connection, add):
                 connection.execute((add + _NOT_VALID).encode())
                 if check.is_valid:
                     self._made_not_valid.add(_number(connection, check))
@@ -160,16 +184,19 @@ class RefusingChecks:
         self._broken = {}
         for number in sorted(self._made_not_valid):
             check = _find(connection, number)
-            if check is None or check.is_valid or _succeeds(connection, check.alter("VALIDATE")):
+            if check is None or check.is_valid:
                 self._made_not_valid.discard(number)
+            elif reason := _refusal(connection, check.alter("VALIDATE")):
+                self._broken[check] = _Broken(_having(connection, check), reason)
             else:
-                self._broken[check] = _having(connection, check)
+                self._made_not_valid.discard(number)
 
     def explains(self, difference: Difference) -> bool:
         """Whether definitions differ there just since such a constraint is not valid."""
-        for check, having in self._broken.items():
-            places = {(check.kind, one.schema, one.name) for one in having} | {
-                ("CHECK CONSTRAINT", one.schema, f"{one.name} {check.name}") for one in having
+        for check, broken in self._broken.items():
+            places = {(check.kind, one.schema, one.name) for one in broken.having} | {
+                ("CHECK CONSTRAINT", one.schema, f"{one.name} {check.name}")
+                for one in broken.having
             }
             if (difference.kind, difference.namespace, difference.tag) in places:
                 return True
@@ -186,10 +213,10 @@ class RefusingChecks:
         return tuple(
             Refused(
                 str(check),
-                "rows of the source break it, by the clock or the functions of now",
+                broken.reason,
                 "The rows are there, and it counts for new ones alone (NOT VALID).",
             )
-            for check in self._broken
+            for check, broken in self._broken.items()
         )
 
 
@@ -221,10 +248,13 @@ def _having(connection: Connection, check: _Check) -> frozenset[TableName]:
     return frozenset(TableName(schema, name) for schema, name in rows)
 
 
-def _succeeds(connection: Connection, statement: str) -> bool:
+def _refusal(connection: Connection, statement: str) -> str:
+    """Why rows do not let a constraint be valid; empty where it is."""
     try:
         with connection.transaction():
             connection.execute(statement.encode())
+    except psycopg.errors.FeatureNotSupported:
+        return _OUT_OF_SIGHT
     except (psycopg.errors.CheckViolation, psycopg.errors.InvalidObjectDefinition):
-        return False  # the second, where a child has the same and it is not valid there
-    return True
+        return _BROKEN  # the second, where a child has the same and it is not valid there
+    return ""

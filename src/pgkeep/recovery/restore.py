@@ -34,6 +34,7 @@ from pgkeep.recovery.moment import AtTime
 from pgkeep.recovery.onward import Only, existing, go_on, refuse_loud_target
 from pgkeep.recovery.places import find_landing
 from pgkeep.recovery.plan import RestorePlan, Scope, check_scope, plan_restore
+from pgkeep.recovery.refusing import RefusingChecks
 from pgkeep.recovery.request import Lost, RestoreRequest, RestoreResult
 
 CHECKING, DEFINING, FINISHING, SETTLING = "checking", "defining", "finishing", "settling"
@@ -62,8 +63,9 @@ def restore(request: RestoreRequest, reporter: Reporter) -> RestoreResult:
             landing.remarks += _left_out(archive, plan.selection)
         _check_target(connection, request, scope, plan, landing, archive)
         run = Run(
-            request, scope, plan, archive, archive_bytes, programs, connection, reporter, landing
-        )
+            request, scope, plan, archive, archive_bytes, programs, connection, reporter, landing,
+            RefusingChecks.of_a_restore_into(connection),
+        )  # fmt: skip
         whole = _has_the_target_for_itself(request, scope)
         mark = target.Mark.put(connection, request.contents, request.now()) if whole else None
         with _told_that_it_is_incomplete(request.target, whole=whole), translated(request.target):

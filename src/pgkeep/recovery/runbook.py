@@ -149,7 +149,8 @@ def _needs(facts: RunbookFacts) -> Iterator[str]:
     yield (
         "4. A machine with Python 3.11 or newer, and pgkeep's source (keep a copy of it beside this"
         " page). In the source's folder, `make setup` makes the command `.venv/bin/pgkeep`, with"
-        " PostgreSQL's client programs of versions 17 and 18; a newer PostgreSQL needs its own."
+        " PostgreSQL's client programs of versions 17 and 18 (psql too); a newer PostgreSQL needs"
+        " its own."
     )
     yield ""
     yield "The backups are signed by:"
@@ -157,6 +158,13 @@ def _needs(facts: RunbookFacts) -> Iterator[str]:
     for signer in facts.signers:
         yield f"- {_code(signer)}"
     yield ""
+
+
+# Where `make setup` puts the command, and the wheels psql.
+_PROGRAMS = (
+    "$PGKEEP_SOURCE/.venv/bin:$PATH"
+    "$(printf ':%s' \"$PGKEEP_SOURCE\"/.venv/lib/python3*/site-packages/*/pginstall/bin)"
+)
 
 
 def _prepare(facts: RunbookFacts) -> Iterator[str]:
@@ -168,6 +176,8 @@ def _prepare(facts: RunbookFacts) -> Iterator[str]:
     yield ""
     yield from _block(
         [
+            _export("PGKEEP_SOURCE", "$HOME/pgkeep", as_it_is=True),
+            _export("PATH", _PROGRAMS, as_it_is=True),
             _export("PGKEEP_IDENTITY", "$HOME/pgkeep-identity.txt", as_it_is=True),
             _export("TARGET_URL", "postgresql://user:password@host:5432/empty_database"),
             _export("REPOSITORY", url),

@@ -140,13 +140,20 @@ def seal_evidence(
     sealer.write(_DETAILS.dump_json(details))
     sealer.close()
     whole = replace(head, details_bytes=len(body), details_sha256=sha256(body).hexdigest())
-    stamp = f"{head.started.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
     text = _HEAD.dump_json(whole) + b"\n"
-    return f"{head.database}/drills/{stamp}.evidence", pack(FIRST_LINE, text, bytes(body), key)
+    name = f"{_beginning_of_name(head)}{secrets.token_hex(4)}.evidence"
+    return name, pack(FIRST_LINE, text, bytes(body), key)
+
+
+def _beginning_of_name(head: Evidence) -> str:
+    return f"{head.database}/drills/{head.started.astimezone(UTC):%Y%m%dT%H%M%SZ}-"
 
 
 def parse_evidence(data: bytes, trusted: Sequence[PublicSigner], *, name: str) -> SealedEvidence:
-    """Evidence out of its file: signature, form and body checked."""
+    """Evidence out of its file: signature, form, body and place checked.
+
+    Under another name it could pass for that of another database, or for newer than it is.
+    """
     try:
         text, body = unpack(data, FIRST_LINE, trusted)
         check_format(text, name)
@@ -157,6 +164,8 @@ def parse_evidence(data: bytes, trusted: Sequence[PublicSigner], *, name: str) -
         raise ManifestInvalid(f"{name} is not evidence that can be read") from exc
     if len(body) != head.details_bytes or sha256(body).hexdigest() != head.details_sha256:
         raise DamagedObject(f"{name} is damaged: its body is not the one that was written")
+    if not name.startswith(_beginning_of_name(head)):
+        raise NotAuthentic(f"{name} is evidence of database {head.database!r}, {head.started}")
     return SealedEvidence(head, body)
 
 

@@ -225,6 +225,7 @@ def _recover(context: Context, plan: RecoveryPlan, choice: Choice, progress: Pro
     began = context.now()
     with context.reporter() as reporter:
         run = Recovery(context, plan, choice, progress, reporter)
+        run.refuse_occupied_target()
         run.unmark()
         steps = carry_out(plan, run.actions(), progress, reporter)
     whole = context.now() - progress.began
