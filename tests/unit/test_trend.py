@@ -9,7 +9,7 @@ import pytest
 
 from examples import MOMENT, manifest
 from pgkeep.model import FORMAT
-from pgkeep.recovery.objectives import trend
+from pgkeep.recovery.objectives import Facts, restore_estimate, trend
 from pgkeep.repository.evidence import Evidence, Outcome
 
 
@@ -40,3 +40,29 @@ def test_there_is_none_before_two_drills_have_passed() -> None:
     failed = replace(drill(1, 10), outcome=Outcome.FAILED)
     assert trend([drill(0, 10), failed]) is None
     assert trend([]) is None
+
+
+@pytest.mark.parametrize(
+    ("drills", "now_bytes", "seconds"),
+    [
+        ([(100, 10**9)], 10**9, 100),
+        ([(100, 10**9)], 2 * 10**9, 190),  # what is fixed does not grow
+        ([(3, 400_000)], 400_000, 3),
+        ([(3, 400_000)], 10**8, 6),  # little was read, so nothing is known of the rows
+        ([(6, 25 * 10**6), (3, 400_000)], 25 * 10**6, 6),
+        ([(100, 10**9), (200, 10**9)], 10**9, 200),  # the slowest of the last
+        ([(100, 10**9), *[(90, 10**9)] * 5, (900, 10**9)], 10**9, 100),
+    ],
+)
+def test_a_restore_takes_what_drills_took_by_the_size(
+    drills: list[tuple[float, int]], now_bytes: int, seconds: float
+) -> None:
+    made = manifest()
+    newest = replace(made, totals=replace(made.totals, text_bytes=now_bytes))
+    failed = replace(drill(0, 1, 10**9), outcome=Outcome.FAILED)
+    done = (failed, *(drill(age, *one) for age, one in enumerate(drills, 1)))
+    facts = Facts(MOMENT, newest, None, None, done, (), None)
+    estimate = restore_estimate(facts)
+    assert estimate is not None
+    assert estimate.total_seconds() == pytest.approx(seconds, rel=0.05)
+    assert restore_estimate(replace(facts, drills=(failed,))) is None

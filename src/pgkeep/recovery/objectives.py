@@ -83,20 +83,27 @@ def judge_recovery(
     )
 
 
+# Starting a server and making definitions takes no longer than this, as a rule; what a drill took
+# beyond it was for rows.
+_FIXED_SECONDS = 10
+# What drills of little data alone cannot tell: at least so long for a gigabyte of text.
+_SECONDS_A_GIGABYTE = 30
+_DRILLS_COUNTED = 6
+
+
 def restore_estimate(facts: Facts) -> timedelta | None:
-    """How long a restore would take now: as the last drills did, by the size of what they read."""
-    rates = [
-        _restore_seconds(drill) / drill.text_bytes
-        for drill in facts.drills
-        if drill.outcome is not Outcome.FAILED and drill.text_bytes
-    ][:3]
-    if not rates or facts.newest is None:
+    """How long a restore would take now: as the last drills did, by the size of what they read.
+
+    What does not grow with the rows would be in the rate of a small database many times over.
+    """
+    drills = [one for one in facts.drills if one.outcome is not Outcome.FAILED and one.text_bytes]
+    drills = drills[:_DRILLS_COUNTED]
+    if not drills or facts.newest is None:
         return None
-    fixed = min(_restore_seconds(drill) for drill in facts.drills if drill.text_bytes)
-    by_size = max(rates) * facts.newest.totals.text_bytes
-    # What does not grow with the rows (starting a server, definitions) is in the rate of a small
-    # database many times over, and in that of a large one not at all.
-    return timedelta(seconds=by_size if by_size > 60 else max(by_size, fixed))
+    fixed = min(_FIXED_SECONDS, *map(_restore_seconds, drills))
+    rates = [(_restore_seconds(one) - fixed) / one.text_bytes for one in drills]
+    rate = max(*rates, _SECONDS_A_GIGABYTE / 1e9)
+    return timedelta(seconds=fixed + rate * facts.newest.totals.text_bytes)
 
 
 def _restore_seconds(drill: Evidence) -> float:
