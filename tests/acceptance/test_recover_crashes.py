@@ -167,6 +167,25 @@ def test_what_was_found_before_a_crash_is_in_the_evidence(
     assert head["rows"] >= 9500
 
 
+def test_to_the_end_of_the_journal_also_after_a_crash(
+    workbench: Workbench, shop: str, server: ScratchServer
+) -> None:
+    with captured(workbench, shop, "pgkeep_shop") as journal:
+        workbench.pgkeep("backup", "shop")
+        load_statements(shop, ("UPDATE users SET name = 'last' WHERE id = 1",))
+        wanted = take_picture(shop)
+        journal.cut()
+        options = ("--in-place", "--to-last-reachable")
+        shown = workbench.pgkeep("recover", "shop", *options, "--dry-run").out
+        assert "recover shop to the end of the journal, from backup" in shown
+        refused = workbench.pgkeep("recover", "shop", *options, "--to", "0/1", expect=2)
+        assert "--to and --to-last-reachable" in refused.err
+        assert killed(workbench, "pgkeep.recovery.restore", "_settle", 1, *options)
+        document = recover(workbench, "--in-place", expect=3)
+    assert document["moment"] == "the end of the journal"
+    assert take_picture(shop).rows == wanted.rows
+
+
 def test_another_plan_does_not_go_on_with_what_was_begun(
     workbench: Workbench, shop: str, elsewhere: str
 ) -> None:

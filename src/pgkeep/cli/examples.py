@@ -78,6 +78,10 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
             "pgkeep recover shop --in-place --to '2026-01-15 12:00:00+00:00' --identity KEY",
             "the old database is kept under another name",
         ),
+        (
+            "pgkeep recover shop --in-place --to-last-reachable --identity KEY",
+            "with all that the journal has",
+        ),
         ("pgkeep recover shop --target env:EMPTY_DATABASE_URL --identity KEY", "somewhere else"),
     ),
     "runbook": (("pgkeep runbook shop -o runbook.html", "to print, and to keep elsewhere"),),

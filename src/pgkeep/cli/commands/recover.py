@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import rich_click as click
@@ -22,18 +22,23 @@ from pgkeep.cli.target import target_address
 from pgkeep.config import ObjectivesConfig
 from pgkeep.errors import ConfigurationError, ExitCode, UsageError
 from pgkeep.postgres.address import Address
-from pgkeep.recovery.moment import AtTime, Moment, parse_moment
+from pgkeep.recovery.moment import AtEnd, AtTime, Moment, parse_moment
 from pgkeep.recovery.objectives import Facts, Objective, judge_recovery, restore_estimate
 from pgkeep.recovery.plan import Scope
 from pgkeep.recovery.recover import Keeping, Progress, RecoveryPlan, carry_out, describe
 from pgkeep.recovery.whole_databases import name_aside
 from pgkeep.repository.evidence import Step
 
+LAST = "last"
+"""In the place of a moment: the end of the journal."""
+
 
 @click.command("recover")
 @click.argument("database")
 @click.option("--to", metavar="MOMENT", help="The moment: a time with its zone, an LSN, or a"
               " transaction id.  [default: the newest backup]")  # fmt: skip
+@click.option("--to-last-reachable", is_flag=True, help="To the end of the journal, or as far on"
+              " the way there as can be reached.")  # fmt: skip
 @click.option("--backup", "backup", metavar="ID", help="Which backup (its id or the beginning of"
               " it).  [default: the best for the moment]")  # fmt: skip
 @click.option("--target", metavar="URL", help="The empty database to recover into; env:NAME or"
@@ -51,6 +56,7 @@ def recover_command(
     context: Context,
     database: str,
     to: str | None,
+    to_last_reachable: bool,
     backup: str | None,
     target: str | None,
     in_place: bool,
@@ -65,16 +71,23 @@ def recover_command(
     The commands that stop and start the application are those of the configuration. If a step
     fails, the same command goes on from there once what is wrong is put right.
     """
+    refuse_together(to is not None, to_last_reachable, "--to and --to-last-reachable")
     refuse_together(target is not None, in_place, "--target and --in-place")
     refuse_together(forget_old, back_up_old, "--forget-old and --back-up-old")
     if forget_old and not in_place:
         raise UsageError("--forget-old goes with --in-place")
     progress = None if restart else _unfinished(context, database)
-    if to is None and backup is None and progress is None and not yes and sys.stdin.isatty():
+    if to_last_reachable:
+        to = LAST
+    elif to is None and backup is None and progress is None and not yes and sys.stdin.isatty():
         to = _ask_for_the_moment(context, database)
     moment = _moment(to, progress)
     named = backup or (progress.backup if progress else None)
-    choice = choose_backup_for(context, database, named, Scope(), moment)
+    choice = choose_backup_for(
+        context, database, named, Scope(), moment, to_last_reachable=isinstance(moment, AtEnd)
+    )
+    if choice.journey is not None and choice.journey.shortfall:
+        context.warn(choice.journey.shortfall)
     plan = _plan(
         context, database, choice, moment,
         target=_target(context, database, target, in_place=in_place),
@@ -122,7 +135,7 @@ def _ask_for_the_moment(context: Context, database: str) -> str | None:
             f"every second from {words.moment(window.begins)} to {words.moment(window.ends)}"
         )
     answer = click.prompt(
-        "To which moment (as 2026-01-15 12:00:00+00:00; nothing: the newest backup)",
+        f"To which moment (as 2026-01-15 12:00:00+00:00, or {LAST}; nothing: the newest backup)",
         default="",
         show_default=False,
         err=True,
@@ -133,19 +146,29 @@ def _ask_for_the_moment(context: Context, database: str) -> str | None:
 def _moment(to: str | None, progress: Progress | None) -> Moment | None:
     """As asked; a recovery that goes on keeps its own."""
     if progress is None:
-        return parse_moment(to) if to else None
+        return _parsed(to) if to else None
     if to is not None and to != progress.moment:
         raise UsageError(
             f"the recovery that was begun is to {progress.moment or 'a backup'!r}, not to {to!r}",
             hint="Let it go on without --to, or begin anew with --restart.",
         )
-    return parse_moment(progress.moment) if progress.moment else None
+    return _parsed(progress.moment) if progress.moment else None
+
+
+def _parsed(text: str) -> Moment:
+    return AtEnd() if text == LAST else parse_moment(text)
 
 
 def _begin(context: Context, plan: RecoveryPlan, moment: Moment | None) -> Progress:
-    text = moment.time.isoformat() if isinstance(moment, AtTime) else ""
-    if moment is not None and not text:
-        text = str(moment).rpartition(" ")[2]
+    match moment:
+        case None:
+            text = ""
+        case AtTime(time):
+            text = time.isoformat()
+        case AtEnd():
+            text = LAST
+        case _:
+            text = str(moment).rpartition(" ")[2]
     return Progress(
         _note(context, plan.database), context.now(), text, plan.backup, plan.old_name,
         str(plan.target), plan.keeping.value,
@@ -191,7 +214,6 @@ def _plan(
     now = context.now()
     known = look_at(context, database, context.repositories(), offline=True)
     facts = Facts(now, choice.found.manifest, None, None, known.drills)
-    reached = moment.time if isinstance(moment, AtTime) else choice.contents.point.taken
     old_name = name_aside(source.database, f"_before_{now:%Y%m%d_%H%M%S}") if source else ""
     return RecoveryPlan(
         database=database,
@@ -207,8 +229,20 @@ def _plan(
         hook_seconds=configured.recovery.hook_seconds,
         checks=len(configured.checks),
         expected=restore_estimate(facts),
-        loses=max(now - reached, timedelta(0)),
+        loses=max(now - _reached(choice, moment), timedelta(0)),
     )
+
+
+def _reached(choice: Choice, moment: Moment | None) -> datetime:
+    """The time as of which the database will be."""
+    if isinstance(moment, AtTime):
+        return moment.time
+    survey = choice.journey.survey if choice.journey is not None else None
+    if survey is None or not isinstance(moment, AtEnd):
+        return choice.contents.point.taken
+    if survey.obstacle is None:
+        return survey.covered
+    return survey.last.committed if survey.last is not None else choice.contents.point.taken
 
 
 def _confirm(plan: RecoveryPlan, *, ask: bool) -> None:

@@ -259,13 +259,12 @@ def bring_back(one: DatabaseStatus, config: Config) -> str:
     if full is None:
         return ""
     last = one.reach.windows[-1].ends if one.reach.windows else full.finished
-    to_a_moment = last > full.finished and not one.clock_went_back
+    goes_on = last > full.finished and not one.clock_went_back
+    to = " --to-last-reachable" if goes_on else ""
     by_gpg = all(str(recipient).startswith("gpg:") for recipient in config.encryption.recipients)
     key = "" if by_gpg else " --identity KEY"
     if config.database(one.name).recovery.target is not None:
-        to = f" --to '{last:%Y-%m-%d %H:%M:%S}+00:00'" if to_a_moment else ""
         return f"pgkeep recover {one.name}{to}{key}"
-    to = " --to-last-reachable" if to_a_moment else ""
     return f"pgkeep restore {one.name}{to} --target env:EMPTY_DATABASE_URL{key}"
 
 
