@@ -200,7 +200,7 @@ def test_apprise_is_an_extra_that_says_how_to_get_it(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(__import__("sys").modules, "apprise", None)
     with pytest.raises(ConfigurationError) as caught:
         Apprise("json://127.0.0.1").tell(message("apprise-0"), NOW)
-    assert "pgkeep[apprise]" in caught.value.hint
+    assert "'.[apprise]'" in caught.value.hint
 
 
 @pytest.mark.filterwarnings("default")
