@@ -121,6 +121,28 @@ def test_it_is_said_beforehand_how_and_nothing_is_made_but_a_slot(
     assert made() == (0, 0, 0, None)
 
 
+def test_where_a_platform_lends_the_right_to_its_own_role_members_are_not_refused(
+    workbench: Workbench, source: str
+) -> None:
+    """As RDS does; whether that is enough is for the server to say when the slot is made."""
+    with psycopg.connect(source, autocommit=True) as connection:
+        row = connection.execute(
+            "SELECT rolname FROM pg_roles WHERE rolname LIKE 'few\\_%'"
+        ).fetchone()
+        assert row is not None
+        connection.execute(f"ALTER ROLE {row[0]} NOREPLICATION".encode())
+        refused = workbench.pgkeep("capture", "shop", "--dry-run", expect=1)
+        assert "may not use replication slots" in refused.err
+        connection.execute("CREATE ROLE rds_replication")
+        try:
+            connection.execute(f"GRANT rds_replication TO {row[0]}".encode())
+            workbench.pgkeep("capture", "shop", "--dry-run")
+            answer = workbench.pgkeep("doctor", "--json", expect=None).document
+            assert "REPLICATION" not in json.dumps(answer)
+        finally:
+            connection.execute("DROP ROLE rds_replication")
+
+
 def test_rows_come_back_as_they_were_at_a_moment(workbench: Workbench, source: str) -> None:
     assert capture(workbench)["new_chain"]
     run_sql(source, "UPDATE items SET name = E'it''s \\\\ \\n' WHERE id < 5",

@@ -15,7 +15,7 @@ from pgkeep.model import TableName
 from pgkeep.postgres import capturing
 from pgkeep.postgres.decoded_text import PLUGIN
 from pgkeep.postgres.session import Connection
-from pgkeep.postgres.slot import Slot, SlotState
+from pgkeep.postgres.slot import MAY_REPLICATE, Slot, SlotState
 
 PUBLISHING = "pgoutput"
 PUBLICATIONS = (capturing.ROWS, *capturing.CHANGES)
@@ -232,8 +232,8 @@ def tables_of_others(connection: Connection) -> dict[TableName, str]:
 def _check_server(connection: Connection) -> None:
     row = connection.execute(
         "SELECT pg_catalog.current_setting('wal_level'), pg_catalog.pg_is_in_recovery(),"
-        "  (SELECT rolsuper OR rolreplication FROM pg_catalog.pg_roles"
-        "    WHERE rolname = current_user),"
+        "  (SELECT " + MAY_REPLICATE + " FROM pg_catalog.pg_roles r"
+        "    WHERE r.rolname = current_user),"
         "  current_user::text"
     ).fetchone()
     assert row is not None

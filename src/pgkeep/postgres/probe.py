@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import LiteralString
 
 from pgkeep.postgres.session import Connection, server_major
+from pgkeep.postgres.slot import MAY_REPLICATE
 
-_ROLE: LiteralString = """
-    SELECT r.rolname::text, r.rolsuper, r.rolreplication, r.rolbypassrls, r.rolconnlimit,
+_ROLE: LiteralString = f"""
+    SELECT r.rolname::text, r.rolsuper, {MAY_REPLICATE}, r.rolbypassrls, r.rolconnlimit,
            pg_catalog.pg_has_role('pg_read_all_data', 'USAGE'),
            pg_catalog.has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')
       FROM pg_catalog.pg_roles r WHERE r.rolname = current_user"""

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar, cast
+from typing import LiteralString, TypeVar, cast
 
 import psycopg
 
@@ -79,6 +79,11 @@ class RawLine:
     end_lsn: int = 0
     end: bytes = b""
 
+
+# Whether a role `r` may use slots. RDS lends that to members of a role of its own.
+MAY_REPLICATE: LiteralString = """(r.rolsuper OR r.rolreplication OR EXISTS (
+        SELECT FROM pg_catalog.pg_roles g WHERE g.rolname = 'rds_replication'
+           AND pg_catalog.pg_has_role(r.oid, g.oid, 'MEMBER')))"""
 
 Row = TypeVar("Row")
 
