@@ -404,7 +404,7 @@ def test_a_slow_repository_makes_no_look_wait_for_longer(
     with pytest.raises(KeyboardInterrupt):
         follow(request, listener, Silent(), poll_seconds=0.05, sleep=sleep)
     assert len(segments(workbench)) >= 3
-    assert max(pauses) < 1
+    assert max(pauses) < 3, "four times what storing takes, and more, would be no share of reading"
 
 
 def test_a_repository_that_falls_behind_is_told_once_and_when_it_has_caught_up(
