@@ -421,6 +421,39 @@ def test_a_migration_that_was_sent_as_one_text_is_done_again(shop: Shop, text: s
     )
 
 
+@pytest.mark.parametrize(
+    ("before", "text"),
+    [
+        # The temporary table hides the one that is restored.
+        ("CREATE TEMPORARY TABLE notes (id integer)", "DROP TABLE notes; CREATE TABLE x (y text)"),
+        ("CREATE TEMPORARY TABLE notes (id integer)", "CREATE TABLE x (y text); DROP TABLE notes"),
+        # It names the database, which is called otherwise where it is restored.
+        ("SELECT", "GRANT CONNECT ON DATABASE pitr_source TO PUBLIC; CREATE TABLE x (y text)"),
+        # What somebody's own event trigger did is not in the text.
+        ("SELECT", "CREATE TABLE x (y text); CREATE TABLE z (y text); ALTER TABLE x ADD n text"),
+    ],
+)
+def test_a_text_that_did_not_do_just_what_it_says_stops_the_replay(
+    shop: Shop, before: str, text: str
+) -> None:
+    shop.run(
+        "CREATE FUNCTION secure() RETURNS event_trigger LANGUAGE plpgsql AS $$"
+        " DECLARE made text; BEGIN FOR made IN SELECT object_identity"
+        " FROM pg_event_trigger_ddl_commands() WHERE object_identity = 'public.x' LOOP"
+        " EXECUTE 'ALTER TABLE ' || made || ' ENABLE ROW LEVEL SECURITY'; END LOOP; END $$",
+        "CREATE EVENT TRIGGER secure ON ddl_command_end WHEN TAG IN ('CREATE TABLE')"
+        " EXECUTE FUNCTION secure()",
+    )
+    shop.workbench.pgkeep("backup", "shop")
+    rows = take_picture(shop.source).rows
+    with psycopg.connect(shop.source, autocommit=True) as connection:
+        connection.execute(before.encode())
+        connection.execute(text.encode())
+    shop.journal.cut()
+    assert "a schema change (" in shop.restore("--to-last-reachable", expect=3).out
+    assert take_picture(shop.target).rows == rows
+
+
 OF_OTHERS = (
     "CREATE TABLE copied AS SELECT * FROM notes",
     "ALTER TABLE copied RENAME TO other",

@@ -223,6 +223,37 @@ def test_a_text_of_plain_statements_is_done_at_its_first_event() -> None:
     assert treatments(plain[1]) == [Treatment.STOP]  # its text was in another transaction
 
 
+EVENTS = {
+    "CREATE TABLE": message("ddl_command_end", "CREATE TABLE", None, "s.a"),
+    "ALTER TABLE": message("ddl_command_end", "ALTER TABLE", None, "s.a"),
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "told", "stops"),
+    [
+        ("CREATE TABLE a (b int); ALTER TABLE a ADD c int", ["CREATE TABLE", "ALTER TABLE"], False),
+        ("CREATE TABLE a (b int); DROP TABLE IF EXISTS b", ["CREATE TABLE"], False),
+        ("DROP TABLE IF EXISTS a; CREATE TABLE a (b int)", ["CREATE TABLE"], False),
+        ("CREATE TABLE a (b int); DROP TABLE passing", ["CREATE TABLE"], True),
+        ("DROP TABLE passing; CREATE TABLE a (b int)", ["CREATE TABLE"], True),
+        ("GRANT a TO b; CREATE TABLE a (b int)", ["CREATE TABLE"], True),
+        ("CREATE TABLE a (b int); ALTER TABLE a ADD c int",
+         ["CREATE TABLE", "ALTER TABLE", "ALTER TABLE"], True),
+        ("CREATE TABLE a (b int); CREATE TABLE c (d int); ALTER TABLE a ADD c int",
+         ["CREATE TABLE", "ALTER TABLE", "CREATE TABLE", "ALTER TABLE", "ALTER TABLE"], True),
+    ],
+)  # fmt: skip
+def test_a_text_is_done_only_if_just_its_own_statements_were_told(
+    text: str, told: list[str], *, stops: bool
+) -> None:
+    reader = ChangeReader()
+    first = message("ddl_command_end", told[0], text, "s.a")
+    changes = [reader.take(one) for one in (first, *(EVENTS[tag] for tag in told[1:]))]
+    after = reader.take(message("ddl_command_end", "CREATE TABLE", "CREATE TABLE z (b int)"))
+    assert (Treatment.STOP in map(treatment, (*changes, after))) == stops
+
+
 def treatments(*messages: bytes) -> list[Treatment]:
     reader = ChangeReader()
     return [treatment(reader.take(one)) for one in messages]
