@@ -454,6 +454,21 @@ def test_a_text_that_did_not_do_just_what_it_says_stops_the_replay(
     assert take_picture(shop.target).rows == rows
 
 
+def test_a_function_may_name_what_is_made_after_it(shop: Shop) -> None:
+    """As in a file of pg_dump."""
+    shop.workbench.pgkeep("backup", "shop")
+    with psycopg.connect(shop.source, autocommit=True) as connection:
+        connection.execute("SET check_function_bodies = off")
+        connection.execute(
+            "CREATE FUNCTION sum_of_it() RETURNS bigint LANGUAGE sql AS 'SELECT sum(n) FROM later'"
+        )
+        connection.execute("CREATE TABLE later (n integer PRIMARY KEY)")
+    shop.run("INSERT INTO later VALUES (7)")
+    shop.journal.cut()
+    shop.restore("--to-last-reachable", expect=3)
+    assert value(shop.target, "SELECT public.sum_of_it()") == 7
+
+
 OF_OTHERS = (
     "CREATE TABLE copied AS SELECT * FROM notes",
     "ALTER TABLE copied RENAME TO other",

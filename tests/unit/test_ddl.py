@@ -25,6 +25,7 @@ from pgkeep.postgres.ddl import (
         ("SELECT 1", [["SELECT", "1"]]),
         ("a; b", [["a"], ["b"]]),
         ("a -- ; b\n c", [["a", "c"]]),
+        ("a -- ; b\r; c", [["a"], ["c"]]),
         ("a /* ; /* ; */ ; */ b", [["a", "b"]]),
         ("a /* never closed ; b", [["a"]]),
         ("'a;''b' ; c", [["'a;''b'"], ["c"]]),
@@ -111,6 +112,10 @@ def test_a_plain_statement_is_done_again(tag: str, query: str) -> None:
         ("ALTER TABLE", "ALTER TABLE a ADD COLUMN b timestamp DEFAULT 'Today 12:00'"),
         ("ALTER TABLE", "ALTER TABLE a ADD COLUMN b timestamp DEFAULT E'n\\x6fw'"),
         ("CREATE FUNCTION", "CREATE FUNCTION a() RETURNS int BEGIN ATOMIC SELECT 1; SELECT 2; END"),
+        (
+            "CREATE FUNCTION",
+            "BEGIN; CREATE FUNCTION a() RETURNS int BEGIN ATOMIC SELECT 1; END",
+        ),
         ("ALTER TABLE", ""),
     ],
 )

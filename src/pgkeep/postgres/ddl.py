@@ -303,10 +303,13 @@ def _begins_with(tokens: Sequence[str], tag: str) -> bool:
 
 
 def _depends_on_more(tokens: Sequence[str], tag: str) -> bool:
-    """Whether a statement fills something with rows, or a new column with more than a constant."""
+    """Whether a statement fills something with rows, or a new column with more than a constant,
+    or cannot be told apart from what follows it."""
     words = [token.upper() for token in tokens]
     if tag == "CREATE TABLE":
         return "AS" in words and "SELECT" in words
+    if tag in ("CREATE FUNCTION", "CREATE PROCEDURE"):
+        return "ATOMIC" in words  # the END of its body looks like that of a transaction
     if tag == "CREATE SCHEMA":
         return any(word in _VERBS for word in words[1:])
     if tag == "ALTER TABLE" and "ADD" in words:
@@ -347,7 +350,7 @@ def _is_of_a_type(word: str) -> bool:
 # --- words --------------------------------------------------------------------------------------
 
 _TOKEN = re.compile(
-    r"""(?P<space>\s+|--[^\n]*)
+    r"""(?P<space>\s+|--[^\n\r]*)
       | (?P<comment>/\*)
       | (?P<escaped>[eE]'(?:[^'\\]|\\.|'')*')
       | (?P<string>'(?:[^']|'')*')
