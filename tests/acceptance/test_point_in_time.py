@@ -553,6 +553,54 @@ def test_a_schema_change_of_the_table_stops_its_replay(shop: Shop, change: str) 
     assert take_picture(shop.target).rows["public.items"] == before
 
 
+PARTED = (
+    "CREATE SCHEMA parts",
+    "CREATE TABLE parted (id integer PRIMARY KEY) PARTITION BY RANGE (id)",
+    "CREATE TABLE parts.low PARTITION OF parted FOR VALUES FROM (0) TO (10)",
+    "CREATE TABLE middle PARTITION OF parted FOR VALUES FROM (10) TO (90) PARTITION BY RANGE (id)",
+    "CREATE TABLE parts.fair PARTITION OF middle FOR VALUES FROM (10) TO (50)",
+    "INSERT INTO parted SELECT generate_series(1, 30)",
+    "CREATE FUNCTION double(integer) RETURNS integer IMMUTABLE LANGUAGE sql AS 'SELECT $1 * 2'",
+    "ALTER TABLE items ADD twice integer GENERATED ALWAYS AS (double(id)) STORED",
+    "CREATE TYPE parts.kind AS ENUM ('a')",
+    "ALTER TABLE items ADD kind parts.kind DEFAULT 'a'",
+    "CREATE FUNCTION grow() RETURNS void LANGUAGE plpgsql AS $$ BEGIN EXECUTE"
+    " 'CREATE TABLE parts.last PARTI' || 'TION OF parted FOR VALUES FROM (90) TO (99)'; END $$",
+)
+
+
+@pytest.mark.parametrize(
+    ("table", "change"),
+    [
+        ("public.parted", "DROP TABLE parts.low"),
+        ("public.parted", "DROP SCHEMA parts CASCADE"),
+        (
+            "public.parted",
+            "CREATE TABLE parts.dear PARTITION OF middle FOR VALUES FROM (50) TO (90)",
+        ),
+        ("public.parted", "SELECT grow()"),
+        ("public.parted", "ALTER TABLE parts.low ADD CHECK (id < 10)"),
+        ("public.items", "DROP FUNCTION double CASCADE"),
+        ("public.items", "DROP SCHEMA parts CASCADE"),
+    ],
+)
+def test_what_changes_a_partition_or_a_column_from_afar_stops_the_replay_of_a_table(
+    shop: Shop, table: str, change: str
+) -> None:
+    shop.run(*PARTED)
+    shop.workbench.pgkeep("backup", "shop")
+    shop.run("INSERT INTO parted VALUES (31)", "CREATE TABLE other (id integer PRIMARY KEY)",
+             change)  # fmt: skip
+    shop.journal.cut()
+    told = shop.workbench.pgkeep(
+        "restore", "shop", "--target", shop.target, "--to-last-reachable", "--table", table,
+        expect=None,
+    )  # fmt: skip
+    assert "a schema change (" in told.out
+    count = value(shop.target, f"SELECT count(*) FROM {table}")
+    assert count == (100 if table == "public.items" else 31)
+
+
 def test_a_table_with_a_quote_in_its_name_is_not_mixed_with_its_successor(shop: Shop) -> None:
     make = 'CREATE TABLE "a""b" (id integer PRIMARY KEY)'
     shop.run(make, 'INSERT INTO "a""b" SELECT generate_series(1, 5)')
