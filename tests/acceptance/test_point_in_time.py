@@ -421,6 +421,54 @@ def test_a_migration_that_was_sent_as_one_text_is_done_again(shop: Shop, text: s
     )
 
 
+@pytest.mark.parametrize(
+    ("before", "text"),
+    [
+        # The temporary table hides the one that is restored.
+        ("CREATE TEMPORARY TABLE notes (id integer)", "DROP TABLE notes; CREATE TABLE x (y text)"),
+        ("CREATE TEMPORARY TABLE notes (id integer)", "CREATE TABLE x (y text); DROP TABLE notes"),
+        # It names the database, which is called otherwise where it is restored.
+        ("SELECT", "GRANT CONNECT ON DATABASE pitr_source TO PUBLIC; CREATE TABLE x (y text)"),
+        # What somebody's own event trigger did is not in the text.
+        ("SELECT", "CREATE TABLE x (y text); CREATE TABLE z (y text); ALTER TABLE x ADD n text"),
+    ],
+)
+def test_a_text_that_did_not_do_just_what_it_says_stops_the_replay(
+    shop: Shop, before: str, text: str
+) -> None:
+    shop.run(
+        "CREATE FUNCTION secure() RETURNS event_trigger LANGUAGE plpgsql AS $$"
+        " DECLARE made text; BEGIN FOR made IN SELECT object_identity"
+        " FROM pg_event_trigger_ddl_commands() WHERE object_identity = 'public.x' LOOP"
+        " EXECUTE 'ALTER TABLE ' || made || ' ENABLE ROW LEVEL SECURITY'; END LOOP; END $$",
+        "CREATE EVENT TRIGGER secure ON ddl_command_end WHEN TAG IN ('CREATE TABLE')"
+        " EXECUTE FUNCTION secure()",
+    )
+    shop.workbench.pgkeep("backup", "shop")
+    rows = take_picture(shop.source).rows
+    with psycopg.connect(shop.source, autocommit=True) as connection:
+        connection.execute(before.encode())
+        connection.execute(text.encode())
+    shop.journal.cut()
+    assert "a schema change (" in shop.restore("--to-last-reachable", expect=3).out
+    assert take_picture(shop.target).rows == rows
+
+
+def test_a_function_may_name_what_is_made_after_it(shop: Shop) -> None:
+    """As in a file of pg_dump."""
+    shop.workbench.pgkeep("backup", "shop")
+    with psycopg.connect(shop.source, autocommit=True) as connection:
+        connection.execute("SET check_function_bodies = off")
+        connection.execute(
+            "CREATE FUNCTION sum_of_it() RETURNS bigint LANGUAGE sql AS 'SELECT sum(n) FROM later'"
+        )
+        connection.execute("CREATE TABLE later (n integer PRIMARY KEY)")
+    shop.run("INSERT INTO later VALUES (7)")
+    shop.journal.cut()
+    shop.restore("--to-last-reachable", expect=3)
+    assert value(shop.target, "SELECT public.sum_of_it()") == 7
+
+
 OF_OTHERS = (
     "CREATE TABLE copied AS SELECT * FROM notes",
     "ALTER TABLE copied RENAME TO other",
@@ -503,6 +551,54 @@ def test_a_schema_change_of_the_table_stops_its_replay(shop: Shop, change: str) 
         assert "[E073] a schema change (" in stopped.err
     shop.restore("--to-last-reachable", "--table", "public.items")
     assert take_picture(shop.target).rows["public.items"] == before
+
+
+PARTED = (
+    "CREATE SCHEMA parts",
+    "CREATE TABLE parted (id integer PRIMARY KEY) PARTITION BY RANGE (id)",
+    "CREATE TABLE parts.low PARTITION OF parted FOR VALUES FROM (0) TO (10)",
+    "CREATE TABLE middle PARTITION OF parted FOR VALUES FROM (10) TO (90) PARTITION BY RANGE (id)",
+    "CREATE TABLE parts.fair PARTITION OF middle FOR VALUES FROM (10) TO (50)",
+    "INSERT INTO parted SELECT generate_series(1, 30)",
+    "CREATE FUNCTION double(integer) RETURNS integer IMMUTABLE LANGUAGE sql AS 'SELECT $1 * 2'",
+    "ALTER TABLE items ADD twice integer GENERATED ALWAYS AS (double(id)) STORED",
+    "CREATE TYPE parts.kind AS ENUM ('a')",
+    "ALTER TABLE items ADD kind parts.kind DEFAULT 'a'",
+    "CREATE FUNCTION grow() RETURNS void LANGUAGE plpgsql AS $$ BEGIN EXECUTE"
+    " 'CREATE TABLE parts.last PARTI' || 'TION OF parted FOR VALUES FROM (90) TO (99)'; END $$",
+)
+
+
+@pytest.mark.parametrize(
+    ("table", "change"),
+    [
+        ("public.parted", "DROP TABLE parts.low"),
+        ("public.parted", "DROP SCHEMA parts CASCADE"),
+        (
+            "public.parted",
+            "CREATE TABLE parts.dear PARTITION OF middle FOR VALUES FROM (50) TO (90)",
+        ),
+        ("public.parted", "SELECT grow()"),
+        ("public.parted", "ALTER TABLE parts.low ADD CHECK (id < 10)"),
+        ("public.items", "DROP FUNCTION double CASCADE"),
+        ("public.items", "DROP SCHEMA parts CASCADE"),
+    ],
+)
+def test_what_changes_a_partition_or_a_column_from_afar_stops_the_replay_of_a_table(
+    shop: Shop, table: str, change: str
+) -> None:
+    shop.run(*PARTED)
+    shop.workbench.pgkeep("backup", "shop")
+    shop.run("INSERT INTO parted VALUES (31)", "CREATE TABLE other (id integer PRIMARY KEY)",
+             change)  # fmt: skip
+    shop.journal.cut()
+    told = shop.workbench.pgkeep(
+        "restore", "shop", "--target", shop.target, "--to-last-reachable", "--table", table,
+        expect=None,
+    )  # fmt: skip
+    assert "a schema change (" in told.out
+    count = value(shop.target, f"SELECT count(*) FROM {table}")
+    assert count == (100 if table == "public.items" else 31)
 
 
 def test_a_table_with_a_quote_in_its_name_is_not_mixed_with_its_successor(shop: Shop) -> None:

@@ -25,6 +25,7 @@ from pgkeep.postgres.ddl import (
         ("SELECT 1", [["SELECT", "1"]]),
         ("a; b", [["a"], ["b"]]),
         ("a -- ; b\n c", [["a", "c"]]),
+        ("a -- ; b\r; c", [["a"], ["c"]]),
         ("a /* ; /* ; */ ; */ b", [["a", "b"]]),
         ("a /* never closed ; b", [["a"]]),
         ("'a;''b' ; c", [["'a;''b'"], ["c"]]),
@@ -111,6 +112,10 @@ def test_a_plain_statement_is_done_again(tag: str, query: str) -> None:
         ("ALTER TABLE", "ALTER TABLE a ADD COLUMN b timestamp DEFAULT 'Today 12:00'"),
         ("ALTER TABLE", "ALTER TABLE a ADD COLUMN b timestamp DEFAULT E'n\\x6fw'"),
         ("CREATE FUNCTION", "CREATE FUNCTION a() RETURNS int BEGIN ATOMIC SELECT 1; SELECT 2; END"),
+        (
+            "CREATE FUNCTION",
+            "BEGIN; CREATE FUNCTION a() RETURNS int BEGIN ATOMIC SELECT 1; END",
+        ),
         ("ALTER TABLE", ""),
     ],
 )
@@ -221,6 +226,37 @@ def test_a_text_of_plain_statements_is_done_at_its_first_event() -> None:
     other = message("ddl_command_end", "CREATE VIEW", None, "s.a")
     assert treatments(plain[0], other) == [Treatment.RUN, Treatment.STOP]
     assert treatments(plain[1]) == [Treatment.STOP]  # its text was in another transaction
+
+
+EVENTS = {
+    "CREATE TABLE": message("ddl_command_end", "CREATE TABLE", None, "s.a"),
+    "ALTER TABLE": message("ddl_command_end", "ALTER TABLE", None, "s.a"),
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "told", "stops"),
+    [
+        ("CREATE TABLE a (b int); ALTER TABLE a ADD c int", ["CREATE TABLE", "ALTER TABLE"], False),
+        ("CREATE TABLE a (b int); DROP TABLE IF EXISTS b", ["CREATE TABLE"], False),
+        ("DROP TABLE IF EXISTS a; CREATE TABLE a (b int)", ["CREATE TABLE"], False),
+        ("CREATE TABLE a (b int); DROP TABLE passing", ["CREATE TABLE"], True),
+        ("DROP TABLE passing; CREATE TABLE a (b int)", ["CREATE TABLE"], True),
+        ("GRANT a TO b; CREATE TABLE a (b int)", ["CREATE TABLE"], True),
+        ("CREATE TABLE a (b int); ALTER TABLE a ADD c int",
+         ["CREATE TABLE", "ALTER TABLE", "ALTER TABLE"], True),
+        ("CREATE TABLE a (b int); CREATE TABLE c (d int); ALTER TABLE a ADD c int",
+         ["CREATE TABLE", "ALTER TABLE", "CREATE TABLE", "ALTER TABLE", "ALTER TABLE"], True),
+    ],
+)  # fmt: skip
+def test_a_text_is_done_only_if_just_its_own_statements_were_told(
+    text: str, told: list[str], *, stops: bool
+) -> None:
+    reader = ChangeReader()
+    first = message("ddl_command_end", told[0], text, "s.a")
+    changes = [reader.take(one) for one in (first, *(EVENTS[tag] for tag in told[1:]))]
+    after = reader.take(message("ddl_command_end", "CREATE TABLE", "CREATE TABLE z (b int)"))
+    assert (Treatment.STOP in map(treatment, (*changes, after))) == stops
 
 
 def treatments(*messages: bytes) -> list[Treatment]:

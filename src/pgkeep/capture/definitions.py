@@ -227,11 +227,12 @@ SELECT {_EMIT}, pg_catalog.jsonb_build_object(
 # GRANT names no object.
 _NOT_OURS = """o.schema_name IS DISTINCT FROM 'pgkeep'
            AND COALESCE(o.object_identity, '') NOT LIKE '%in publication pgkeep\\_changes\\_%'"""
+_OF_TABLES = "'table', 'table column', 'table constraint', 'default value'"
 _HARMLESS = "'REFRESH MATERIALIZED VIEW', 'REINDEX'"
 
 # Which tables may have got or lost an identity: those that a command names and all that inherit
 # from them. Where something was dropped, a column or an index of a published one may have gone with
-# it; what goes with its table does not matter.
+# it; what goes with its table does not matter. What of tables went by CASCADE is told, too.
 RECORD = f"""
 CREATE OR REPLACE FUNCTION {SCHEMA}.record(event text, tag text, role text, path text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -270,7 +271,8 @@ BEGIN
         SELECT jsonb_agg(jsonb_build_object(
                    'type', o.object_type, 'schema', o.schema_name, 'identity', o.object_identity,
                    'command', tag, 'in_extension', false))
-                   FILTER (WHERE {_NOT_OURS} AND o.original AND NOT o.is_temporary),
+                   FILTER (WHERE {_NOT_OURS} AND NOT o.is_temporary
+                             AND (o.original OR o.normal AND o.object_type IN ({_OF_TABLES}))),
                CASE WHEN bool_or(o.object_type = 'table column' AND tag <> 'ALTER TABLE'
                                  OR o.object_type = 'index' AND tag = 'DROP INDEX'
                                  OR o.object_type = 'publication relation'

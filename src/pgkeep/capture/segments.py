@@ -80,6 +80,8 @@ class Stretch:
         self.barriers += treatment(change) is Treatment.STOP
 
     def _commit(self, data: bytes) -> None:
+        untold = self.changes_of_schema.untold()
+        self.barriers += untold is not None and treatment(untold) is Treatment.STOP
         end, committed = pgoutput.commit_end(data)
         self.end, self.last_commit = Lsn(end), committed
         self.ends_whole = True

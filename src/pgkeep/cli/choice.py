@@ -101,16 +101,17 @@ def choose_backup_for(
 def _treat_for(scope: Scope, contents: Contents) -> Treat:
     """How schema changes are treated on the way: of some tables, just those that concern them.
 
-    Which partitions a table has is not known yet: so all that is beside it may be one.
+    Which partitions a table has is not known yet: so any other may be one.
     """
     if not scope.tables:
         return treatment
     known = {table.name for table in contents.tables}
-    tables = set(scope.tables)
-    if not tables <= known:
-        schemas = {table.schema for table in tables}
-        tables |= {name for name in known if name.schema in schemas}
-    return OfSomeTables(tables, renamed=scope.into_schema is not None)
+    tables = frozenset(scope.tables)
+    return OfSomeTables(
+        tables,
+        renamed=scope.into_schema is not None,
+        perhaps_partitions=() if tables <= known else known,
+    )
 
 
 def critical_tables(context: Context, database: str) -> tuple[TableName, ...]:

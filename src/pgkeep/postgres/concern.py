@@ -37,6 +37,7 @@ _FAMILY = re.compile(
 )
 _CALLING = frozenset({"DO", "SELECT", "CALL", "EXECUTE", "WITH", "VALUES", "INSERT", "UPDATE"})
 _RENAMES = ("ALTER TABLE", "ALTER SCHEMA")
+_PARTITIONING = re.compile(r"\b(attach|detach|partition)\b", re.IGNORECASE)
 # A quoted name that may be written in numbers of characters.
 _ESCAPED_NAME = re.compile(r'\bu&"', re.IGNORECASE)
 
@@ -45,10 +46,19 @@ class OfSomeTables:
     """How changes are treated where just these tables are restored: one for each pass.
 
     `renamed`: they are restored elsewhere, so that no statement that names them can be done again.
+    `perhaps_partitions`: the tables of which some may be partitions of these, at any depth; none
+    of these has any if it is empty.
     """
 
-    def __init__(self, tables: Collection[TableName], *, renamed: bool) -> None:
+    def __init__(
+        self,
+        tables: Collection[TableName],
+        *,
+        renamed: bool,
+        perhaps_partitions: Collection[TableName] = (),
+    ) -> None:
         self._tables = frozenset(tables)
+        self._perhaps_partitions = frozenset(perhaps_partitions)
         self._renamed = renamed
         self._not_made: set[str] = set()
         """The names of what was passed over, and a later statement may need."""
@@ -57,16 +67,25 @@ class OfSomeTables:
         found = treatment(change)
         if found is Treatment.IGNORE:
             return found
-        if not concerns(change, self._tables):
+        of_themselves = concerns(change, self._tables)
+        if not of_themselves and not self._may_be_of_a_partition(change):
             self._not_made.update(_usable_names(change))
             return Treatment.IGNORE
         is_of_one_table = (
             change.tag == "ALTER TABLE" and is_alone(change) and not _FAMILY.search(change.query)
         )
-        if self._renamed or not is_of_one_table:
+        if self._renamed or not is_of_one_table or not of_themselves:
             return Treatment.STOP
         needs = any(_names(name, change.query) for name in self._not_made)
         return Treatment.STOP if needs else found
+
+    def _may_be_of_a_partition(self, change: SchemaChange) -> bool:
+        if not self._perhaps_partitions:
+            return False
+        may_move = change.tag in ("CREATE TABLE", "ALTER TABLE") and (
+            _PARTITIONING.search(change.query) is not None or _calls(change)
+        )
+        return may_move or concerns(change, self._perhaps_partitions)
 
 
 def _usable_names(change: SchemaChange) -> Iterator[str]:
@@ -102,8 +121,16 @@ def _is_hidden(change: SchemaChange) -> bool:
     that this calls, or be put together there; or a name in it is not written as it reads."""
     if _ESCAPED_NAME.search(change.query):
         return True
-    firsts = [statement[0].upper() for statement in split(change.query) if statement]
-    return "ALTER" not in firsts or not _CALLING.isdisjoint(firsts)
+    return "ALTER" not in _firsts(change) or _calls(change)
+
+
+def _calls(change: SchemaChange) -> bool:
+    """Whether the text may call a function that did it."""
+    return not _CALLING.isdisjoint(_firsts(change))
+
+
+def _firsts(change: SchemaChange) -> list[str]:
+    return [statement[0].upper() for statement in split(change.query) if statement]
 
 
 def _names(name: str, text: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -68,6 +69,8 @@ class SchemaChange:
     nested: bool = False
     """Whether more than one command came of what the client sent: a function, a DO block, or many
     statements at once."""
+    fits: bool = True
+    """Whether it is of the very statement whose turn it is in a text of plain ones."""
     number: int = 1
     """Which of its statement's events it is."""
     event: str = ""
@@ -95,10 +98,16 @@ class ChangeReader:
 
     The text of what a client sent is in the first message only; those that follow without one are
     of the same statement, or of another that came of the same text.
+
+    A text is done again as a whole: so each of its statements must have been told of, in order,
+    and nothing between them. What nobody told of was done to a temporary table, or to something
+    outside of the database; what comes in addition was done by somebody's own event trigger.
     """
 
     def __init__(self) -> None:
         self._last: SchemaChange | None = None
+        self._left: deque[_Plain] = deque()
+        """What the last text has, and was not told of yet."""
 
     def take(self, content: bytes) -> SchemaChange:
         """The change that a message tells of; `JournalInvalid` if it cannot be read."""
@@ -120,13 +129,34 @@ class ChangeReader:
             )
         except (ValueError, KeyError, TypeError, AttributeError) as exc:
             raise JournalInvalid("the journal holds a schema change that cannot be read") from exc
+        before = self.untold()
         if document.get("query") is None:
             change = self._continued(change)
+        else:
+            self._left = deque(_plain_statements(change.query))
+            change = replace(change, fits=before is None)
         if not change.role:  # done in the name of somebody else, by a function perhaps
             change = replace(change, nested=True)
         if change.event in _ORDER:
+            if change.number == 1:
+                change = replace(change, fits=change.fits and self._is_next(change.tag))
             self._last = change
         return change
+
+    def untold(self) -> SchemaChange | None:
+        """The last change, as one that does not fit, if more of its text should have been told."""
+        if self._last is None or all(one.may_do_nothing for one in self._left):
+            return None
+        return replace(self._last, fits=False)
+
+    def _is_next(self, tag: str) -> bool:
+        while self._left:
+            statement = self._left.popleft()
+            if statement.tag == tag:
+                return True
+            if not statement.may_do_nothing:
+                return False
+        return False
 
     def _continued(self, change: SchemaChange) -> SchemaChange:
         last, change = self._last, replace(change, continues=True)
@@ -200,12 +230,12 @@ def treatment(change: SchemaChange) -> Treatment:
         return _of_publication(change)
     if change.rewrites or any(one.in_extension or one.type == _MATVIEW for one in objects):
         return Treatment.STOP
-    tags = _plain_tags(change.query)
-    if change.tag not in tags:
+    plain = _plain_statements(change.query)
+    if not change.fits or all(change.tag != one.tag for one in plain):
         return Treatment.STOP
     if not change.nested:
         return Treatment.RUN
-    return Treatment.DONE if change.continues and len(tags) > 1 else Treatment.STOP
+    return Treatment.DONE if change.continues and len(plain) > 1 else Treatment.STOP
 
 
 def is_alone(change: SchemaChange) -> bool:
@@ -213,14 +243,27 @@ def is_alone(change: SchemaChange) -> bool:
     return len(split(change.query)) == 1
 
 
+@dataclass(frozen=True, slots=True)
+class _Plain:
+    """A statement that may be done again."""
+
+    tag: str
+    may_do_nothing: bool
+    """With IF EXISTS or IF NOT EXISTS, so that perhaps no event tells of it."""
+
+
 @lru_cache(maxsize=2)  # a text of a thousand statements has as many events
-def _plain_tags(query: str) -> tuple[str, ...]:
-    """The command tags of a text that may be done again as a whole; none of any other."""
+def _plain_statements(query: str) -> tuple[_Plain, ...]:
+    """The statements of a text that may be done again as a whole; none of any other."""
     if len(query) >= LONGEST_QUERY:
         return ()
-    tags = [_tag_of(words) for words in _without_transaction(split(query))]
-    found = tuple(tag for tag in tags if tag is not None)
-    return found if len(found) == len(tags) else ()
+    found = []
+    for words in _without_transaction(split(query)):
+        tag = _tag_of(words)
+        if tag is None:
+            return ()
+        found.append(_Plain(tag, "IF" in (word.upper() for word in words[:6])))
+    return tuple(found)
 
 
 def _without_transaction(statements: Sequence[Sequence[str]]) -> Sequence[Sequence[str]]:
@@ -260,10 +303,13 @@ def _begins_with(tokens: Sequence[str], tag: str) -> bool:
 
 
 def _depends_on_more(tokens: Sequence[str], tag: str) -> bool:
-    """Whether a statement fills something with rows, or a new column with more than a constant."""
+    """Whether a statement fills something with rows, or a new column with more than a constant,
+    or cannot be told apart from what follows it."""
     words = [token.upper() for token in tokens]
     if tag == "CREATE TABLE":
         return "AS" in words and "SELECT" in words
+    if tag in ("CREATE FUNCTION", "CREATE PROCEDURE"):
+        return "ATOMIC" in words  # the END of its body looks like that of a transaction
     if tag == "CREATE SCHEMA":
         return any(word in _VERBS for word in words[1:])
     if tag == "ALTER TABLE" and "ADD" in words:
@@ -304,7 +350,7 @@ def _is_of_a_type(word: str) -> bool:
 # --- words --------------------------------------------------------------------------------------
 
 _TOKEN = re.compile(
-    r"""(?P<space>\s+|--[^\n]*)
+    r"""(?P<space>\s+|--[^\n\r]*)
       | (?P<comment>/\*)
       | (?P<escaped>[eE]'(?:[^'\\]|\\.|'')*')
       | (?P<string>'(?:[^']|'')*')

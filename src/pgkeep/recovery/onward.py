@@ -70,6 +70,7 @@ _NAMES: LiteralString = """
 
 _SETTINGS = (
     "TimeZone", "DateStyle", "IntervalStyle", "standard_conforming_strings", "search_path",
+    "check_function_bodies",
 )  # fmt: skip
 
 _OF_EXTENSION: LiteralString = """
@@ -406,7 +407,9 @@ class Onward:
         try:
             # It may be done by another role than it was, whose own schema is not meant.
             path = change.search_path.replace('"$user"', quote_identifier(change.role or "$user"))
-            self._set({**dict(change.settings), "search_path": path})
+            # What a function names may be made after it, as the client may have known.
+            known = {"search_path": path, "check_function_bodies": "off"}
+            self._set({**dict(change.settings), **known})
             self._take_role(change)
             self._connection.execute(change.query.encode(), prepare=False)  # it may be many
         except psycopg.Error as exc:

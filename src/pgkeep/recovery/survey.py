@@ -204,6 +204,7 @@ class _Surveyor:
         if isinstance(moment, AtLsn) and commit.end_lsn > moment.lsn:
             self._end_before(begin.commit_lsn)
             return
+        self._note_obstacle(self._reader.untold())
         if self._obstacle_now is not None:
             self._obstacle = Obstacle(self._obstacle_now, begin.xid, begin.committed)
             self._end_before(begin.commit_lsn)
@@ -222,10 +223,14 @@ class _Surveyor:
         message = pgoutput.parse(data)
         assert isinstance(message, LogicalMessage)
         change = self._reader.take(message.content)
-        treatment = self._treat(change)
+        treatment = self._note_obstacle(change)
+        self._schema_changes_now += treatment is ddl.Treatment.RUN and change.number == 1
+
+    def _note_obstacle(self, change: ddl.SchemaChange | None) -> ddl.Treatment:
+        treatment = ddl.Treatment.IGNORE if change is None else self._treat(change)
         if treatment is ddl.Treatment.STOP and self._obstacle_now is None:
             self._obstacle_now = change
-        self._schema_changes_now += treatment is ddl.Treatment.RUN and change.number == 1
+        return treatment
 
     def _end_before(self, commit_lsn: int) -> None:
         self._before = commit_lsn
