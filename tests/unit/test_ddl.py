@@ -238,8 +238,10 @@ EVENTS = {
     ("text", "told", "stops"),
     [
         ("CREATE TABLE a (b int); ALTER TABLE a ADD c int", ["CREATE TABLE", "ALTER TABLE"], False),
-        ("CREATE TABLE a (b int); DROP TABLE IF EXISTS b", ["CREATE TABLE"], False),
-        ("DROP TABLE IF EXISTS a; CREATE TABLE a (b int)", ["CREATE TABLE"], False),
+        ("CREATE TABLE a (b int); DROP TABLE IF EXISTS b", ["CREATE TABLE"], True),
+        ("DROP TABLE IF EXISTS a; CREATE TABLE a (b int)", ["CREATE TABLE"], True),
+        ("DROP POLICY IF EXISTS a ON b; CREATE TABLE a (b int)", ["CREATE TABLE"], False),
+        ("DROP TABLE IF EXISTS a; CREATE TABLE a (b int)", ["DROP TABLE", "CREATE TABLE"], False),
         ("CREATE TABLE a (b int); DROP TABLE passing", ["CREATE TABLE"], True),
         ("DROP TABLE passing; CREATE TABLE a (b int)", ["CREATE TABLE"], True),
         ("GRANT a TO b; CREATE TABLE a (b int)", ["CREATE TABLE"], True),

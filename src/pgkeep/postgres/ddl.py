@@ -262,8 +262,15 @@ def _plain_statements(query: str) -> tuple[_Plain, ...]:
         tag = _tag_of(words)
         if tag is None:
             return ()
-        found.append(_Plain(tag, "IF" in (word.upper() for word in words[:6])))
+        has_if = "IF" in (word.upper() for word in words[:6])
+        found.append(_Plain(tag, has_if and not _may_mean_temporary(tag)))
     return tuple(found)
+
+
+def _may_mean_temporary(tag: str) -> bool:
+    """Whether a name may mean a temporary relation that hides a lasting one: no event tells."""
+    verb, _, kind = tag.partition(" ")
+    return verb != "CREATE" and kind in ("TABLE", "VIEW", "SEQUENCE", "INDEX", "TYPE")
 
 
 def _without_transaction(statements: Sequence[Sequence[str]]) -> Sequence[Sequence[str]]:
