@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pgkeep.errors import PermissionMissing, PgkeepError, RowsHidden
+from pgkeep.events import counted
 from pgkeep.model import Kind, NotKept, Part, TableName
 from pgkeep.postgres.catalog import (
     PAGE_BYTES,
@@ -87,7 +88,6 @@ def describe_preview(preview: Preview) -> Iterator[str]:
     parts = Counter(part.table.name for part in plan.parts if part.table)
     tables = {table.name: table for table in plan.tables}
     for name, number in parts.items():
-        pieces = f"{number} part{'' if number == 1 else 's'}"
         table = tables[name]
         known = table.estimated_rows or not table.table_bytes
         rows = (
@@ -95,7 +95,7 @@ def describe_preview(preview: Preview) -> Iterator[str]:
         )
         yield (
             f"{name}: {rows}, {table.table_bytes:,} bytes,"
-            f" {pieces}, {changed[name] or 'none'} to read"
+            f" {counted(number, 'part')}, {changed[name] or 'none'} to read"
         )
     if plan.large_objects:
         yield f"{len(plan.large_objects)} large objects, all to read"

@@ -115,9 +115,9 @@ def make_ready(connection: Connection, setup: Setup) -> None:
 LOCK_CLASS = 0x70676B70
 """Of advisory locks ("pgkp"): whoever captures holds that of the slot's name."""
 
-_MADE: LiteralString = """
-    SELECT pg_catalog.starts_with(pg_catalog.obj_description(
-               pg_catalog.to_regnamespace('pgkeep')::oid, 'pg_namespace'), %s)"""
+# Of the schema, by what its comment begins with.
+_IS_OURS: LiteralString = """pg_catalog.starts_with(pg_catalog.obj_description(
+    pg_catalog.to_regnamespace('pgkeep')::oid, 'pg_namespace'), %s)"""
 
 # Of captures that do not run now only the usual names tell.
 _OTHER_SLOTS: LiteralString = r"""
@@ -153,7 +153,7 @@ class Made:
 
 def made(connection: Connection, slot: Slot) -> Made:
     """Look for what `remove` would take away. Changes nothing."""
-    row = connection.execute(_MADE, (capturing.MARK,)).fetchone()
+    row = connection.execute("SELECT " + _IS_OURS, (capturing.MARK,)).fetchone()
     others = connection.execute(_OTHER_SLOTS, (slot.name, LOCK_CLASS)).fetchall()
     return Made(slot.state() is not None, bool(row and row[0]), tuple(name for (name,) in others))
 
@@ -258,8 +258,7 @@ def _check_server(connection: Connection) -> None:
 def _missing(connection: Connection) -> Iterator[str]:
     row = connection.execute(
         "SELECT pg_catalog.to_regnamespace('pgkeep') IS NOT NULL,"
-        "  pg_catalog.starts_with(pg_catalog.obj_description("
-        "    pg_catalog.to_regnamespace('pgkeep')::oid, 'pg_namespace'), %s),"
+        "  " + _IS_OURS + ","
         "  pg_catalog.to_regclass('pgkeep.token') IS NOT NULL,"
         "  ARRAY(SELECT pubname::text FROM pg_catalog.pg_publication"
         "         WHERE pubname = 'pgkeep_rows' AND puballtables AND pubinsert AND pubtruncate"

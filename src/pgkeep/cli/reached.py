@@ -9,7 +9,6 @@ from rich.markup import escape
 
 from pgkeep.cli import words
 from pgkeep.cli.context import Context
-from pgkeep.model import is_ahead
 from pgkeep.repository.journal import Journal, SegmentName, runs
 from pgkeep.repository.repository import Repository, merge_listings
 from pgkeep.repository.windows import Reach, Window, reach
@@ -29,10 +28,8 @@ def reach_of(context: Context, name: str, repositories: Sequence[Repository]) ->
 
 
 def loss_window(found: Reach, now: datetime) -> timedelta | None:
-    """What would be lost `now`; None if nothing is captured, or clocks disagree about it."""
-    if found.covered is None or is_ahead(found.covered, now):
-        return None
-    return max(now - found.covered, timedelta(0))
+    """What would be lost `now`; None if nothing is captured."""
+    return None if found.covered is None else max(now - found.covered, timedelta(0))
 
 
 def windows_in_words(found: Reach) -> Iterator[str]:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
+from pgkeep.events import counted
 from pgkeep.model import (
     Column,
     DatabaseProperties,
@@ -406,15 +407,12 @@ def occupants(connection: Connection, *, besides: Collection[str] = ()) -> tuple
     Whatever is in the schemas `besides` does not count.
     """
     rows = [row for row in connection.execute(_OCCUPANTS).fetchall() if row[0] not in besides]
-    found = [
-        f"{count} {what}{'' if count == 1 else 's'} in schema {schema}"
-        for schema, what, count in rows
-    ]
+    found = [f"{counted(count, what)} in schema {schema}" for schema, what, count in rows]
     objects = connection.execute(
         "SELECT count(*) FROM pg_catalog.pg_largeobject_metadata"
     ).fetchone()
     if objects and objects[0]:
-        found.append(f"{objects[0]} large object{'' if objects[0] == 1 else 's'}")
+        found.append(counted(objects[0], "large object"))
     return tuple(found)
 
 

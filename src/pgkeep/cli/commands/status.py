@@ -16,7 +16,7 @@ from pgkeep.cli import words
 from pgkeep.cli.commands.capture import slot_name
 from pgkeep.cli.context import Context
 from pgkeep.cli.options import command_options
-from pgkeep.cli.reached import LONG, loss_in_words, reach_document, windows_in_words
+from pgkeep.cli.reached import LONG, loss_in_words, loss_window, reach_document, windows_in_words
 from pgkeep.config import Config, ObjectivesConfig
 from pgkeep.errors import ExitCode, PgkeepError, RepositoryMissing, UsageError
 from pgkeep.model import CLOCK_TOLERANCE, Kind, Manifest, TableName
@@ -95,10 +95,7 @@ class DatabaseStatus:
 
     def behind(self, now: datetime) -> timedelta | None:
         """What would be lost now, if that is known."""
-        covered = self.reach.covered
-        if covered is None or self.clock_went_back:
-            return None
-        return max((self.live.now or now) - covered, timedelta(0))
+        return None if self.clock_went_back else loss_window(self.reach, self.live.now or now)
 
     @property
     def clock_went_back(self) -> timedelta:
