@@ -13,7 +13,7 @@ import pytest
 from comparison import load_statements, take_picture, value
 from conftest import Workbench
 from pgkeep.demo import story
-from pgkeep.recovery import fill, proof
+from pgkeep.recovery import fill, load, proof
 from pgkeep.recovery.digest import RowSum
 
 
@@ -149,3 +149,49 @@ def test_a_table_that_one_session_may_load_alone_is_frozen(
     workbench.pgkeep("restore", "shop", "--target", rows_alone, "--data-only", "--jobs", "1")
     assert value(rows_alone, FROZEN) is None
     assert take_picture(first).rows == take_picture(second).rows == take_picture(source).rows
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "proven"),
+    [
+        ("UPDATE large SET v = v WHERE id = 1", True),
+        ("UPDATE large SET v = 'other' WHERE id = 1", False),
+        ("DELETE FROM large WHERE id = 1", False),
+    ],
+)
+def test_rows_that_left_their_place_are_compared_one_by_one(
+    workbench: Workbench,
+    new_database: Callable[[], str],
+    monkeypatch: pytest.MonkeyPatch,
+    meanwhile: str,
+    proven: bool,
+) -> None:
+    """A table that one session loaded is compared as one text; what matters is each row."""
+    monkeypatch.setattr(fill, "_WORTH_FREEZING", 0)
+    source, target = new_database(), new_database()
+    load_statements(
+        source,
+        ("CREATE TABLE large (id int, v text)",
+         "INSERT INTO large SELECT n, repeat('x', 300) FROM generate_series(1, 9000) n"),
+    )  # fmt: skip
+    real, by_row = load.load_frozen, load.digest_of_rows
+    counted: list[int] = []
+
+    def load_and_change(*arguments: Any) -> RowSum:
+        stored = real(*arguments)
+        load_statements(target, (meanwhile,))
+        return stored
+
+    def count(*arguments: Any) -> RowSum:
+        counted.append((found := by_row(*arguments)).rows)
+        return found
+
+    monkeypatch.setattr(load, "load_frozen", load_and_change)
+    monkeypatch.setattr(load, "digest_of_rows", count)
+    workbench.init(source)
+    workbench.pgkeep("backup", "shop")
+    outcome = workbench.pgkeep(
+        "restore", "shop", "--target", target, "--jobs", "1", expect=0 if proven else 1
+    )
+    assert counted == [9000]
+    assert ("differs  table public.large: 9000 rows" in outcome.out) is not proven

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgkeep.recovery.digest import RowDigest, RowSum
+from pgkeep.recovery.digest import RowDigest, RowSum, TextDigest
 
 ROWS = st.lists(
     st.binary(max_size=12).map(lambda raw: raw.replace(b"\n", b"") + b"\n"), max_size=12
@@ -94,3 +94,29 @@ def test_a_row_that_has_not_ended_is_an_error() -> None:
 def test_sums_stay_within_128_bits() -> None:
     assert RowSum(1, (1 << 128) - 1) + RowSum(2, 2) == RowSum(3, 1)
     assert digest(*[b"%d\n" % number for number in range(1000)]).total < 1 << 128
+
+
+def whole(*pieces: bytes, seed: int = 7) -> RowSum:
+    made = TextDigest(seed)
+    for piece in pieces:
+        made.update(piece)
+    return made.result()
+
+
+@given(rows=ROWS, cuts=st.lists(st.integers(0, 200), max_size=8))
+def test_the_digest_of_a_text_sees_its_order_and_not_where_it_was_cut(
+    rows: list[bytes], cuts: list[int]
+) -> None:
+    text = b"".join(rows)
+    places = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
+    assert whole(*(text[a:b] for a, b in pairwise(places)), b"") == whole(text)
+    assert whole(text).rows == len(rows)
+    turned = b"".join(reversed(rows))
+    assert (whole(turned) == whole(text)) == (turned == text)
+
+
+def test_a_text_without_its_last_line_break_has_no_digest_and_the_seed_matters() -> None:
+    with pytest.raises(ValueError, match="line break"):
+        whole(b"1\n2")
+    assert whole(b"1\n2", b"\n") == whole(b"1\n2\n")
+    assert whole(b"1\n", seed=1) != whole(b"1\n", seed=2)

@@ -211,8 +211,13 @@ class Context:
         return Rule.parse(self.config.allowed_networks if own is None else own)
 
     def jobs(self, given: int | None, configured: int | None = None) -> int:
-        """How many connections work at once: one more than processors keeps them all busy."""
+        """How many connections read at once: one more than processors keeps them all busy."""
         return given or configured or (os.cpu_count() or 1) + 1
+
+    @staticmethod
+    def jobs_to_restore(given: int | None) -> int:
+        """How many connections write at once: more than processors hold up what takes longest."""
+        return given or max(2, os.cpu_count() or 1)
 
     def choose_client(
         self, server_major: int, *, need_tls: bool, server_version: str = ""

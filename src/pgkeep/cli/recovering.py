@@ -132,7 +132,7 @@ class Recovery:
                 target=plan.target,
                 scope=Scope(critical=critical_tables(context, plan.database)),
                 choose_client=context.choose_client,
-                jobs=context.jobs(None),
+                jobs=context.jobs_to_restore(None),
                 now=context.now,
                 journey=choice.journey,
                 when_proven=lambda result: self._note(result, timed, before),

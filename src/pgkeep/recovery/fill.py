@@ -23,7 +23,7 @@ from pgkeep.postgres.dumping import Runs, run_script, script_from_archive
 from pgkeep.postgres.readers import Readers, Started
 from pgkeep.postgres.session import server_major
 from pgkeep.recovery import load, proof
-from pgkeep.recovery.digest import RowSum
+from pgkeep.recovery.digest import Digest, RowDigest, RowSum, TextDigest
 from pgkeep.recovery.landing import Run
 from pgkeep.recovery.load import TargetSessions
 from pgkeep.recovery.plan import TableRestore
@@ -38,6 +38,9 @@ LARGE_OBJECTS = TableName("pg_catalog", "pg_largeobject")
 
 # A smaller table is written as fast either way.
 _WORTH_FREEZING = 8 << 20
+
+# Neither from the middle on, beside somebody else's scan, nor by several processes.
+_IN_ORDER = ("SET synchronize_seqscans = off", "SET max_parallel_workers_per_gather = 0")
 
 # What is worth being read back by several sessions at once.
 _LARGE_BYTES = 64 << 20
@@ -122,6 +125,8 @@ class _Group:
     name: TableName
     tables: list[_Table]
     parts_left: int
+    is_in_order: bool = False
+    """The rows stand as they were sent."""
     damaged: bool = False
     stored: RowSum = field(default_factory=RowSum)
 
@@ -172,12 +177,16 @@ class _Filling:
             yield Task(_OTHERS, Urgency.LOAD, 0, self._load_large_objects)
 
     def _is_for_one_session(self, group: _Group, total: int) -> bool:
-        """Whether a table may be truncated, and does not keep the others waiting at the end."""
+        """Whether a table may be truncated, and does not keep the others waiting at the end.
+
+        One that has more to do than a session's share decides when all is done: it goes first,
+        loaded by all sessions, so that its indexes can begin.
+        """
         run, plan = self._run, group.tables[0].plan
-        size = plan.source.text_bytes
         is_ours = run.scope.schema and not plan.is_managed and not plan.source.condition
         is_alone = len(group.tables) == 1 and group.name == plan.name
-        is_worth_it = size >= _WORTH_FREEZING and size * run.request.jobs <= total
+        is_worth_it = plan.source.text_bytes >= _WORTH_FREEZING
+        is_worth_it = is_worth_it and plan.weight * run.request.jobs <= total
         return is_ours and is_alone and is_worth_it and not plan.where and not plan.is_critical
 
     def _parts(self, group: _Group) -> Iterator[Task]:
@@ -221,6 +230,7 @@ class _Filling:
             self._run.request.target,
             lock_timeout_seconds=0,
             on_started=started,
+            settings=_IN_ORDER,
         )
 
     @contextmanager
@@ -243,7 +253,8 @@ class _Filling:
             raise
         except PgkeepError:  # nothing of it is there: part by part it is told, or got round
             return self._parts(group)
-        return self._once_full(table)
+        group.is_in_order = True
+        return self._once_full(group, table)
 
     def _load(self, group: _Group, table: _Table, part: Part) -> Iterable[Task]:
         run = self._run
@@ -261,12 +272,15 @@ class _Filling:
             group.parts_left -= 1
             if group.parts_left:
                 return ()
-        return [task for table in group.tables for task in self._once_full(table)]
+        return [task for table in group.tables for task in self._once_full(group, table)]
 
-    def _once_full(self, table: _Table) -> Iterator[Task]:
-        yield from self._constraints(table, [e for e in table.plan.indexes if _is_constraint(e)])
+    def _once_full(self, group: _Group, table: _Table) -> Iterator[Task]:
+        keys = [entry for entry in table.plan.indexes if _is_constraint(entry)]
+        yield from self._constraints(group, table, keys)
 
-    def _constraints(self, table: _Table, entries: Sequence[Entry]) -> Iterator[Task]:
+    def _constraints(
+        self, group: _Group, table: _Table, entries: Sequence[Entry]
+    ) -> Iterator[Task]:
         """Keys, one after the other; then other indexes side by side, and the comparison.
 
         To add a key locks everybody out: with it under way, whatever else this table needs would
@@ -274,7 +288,7 @@ class _Filling:
         """
         if entries:
             build = partial(self._build, table, entries[0])
-            then = partial(self._constraints, table, entries[1:])
+            then = partial(self._constraints, group, table, entries[1:])
             yield self._index_task(table, entries[0], lambda: [*build(), *then()])
             return
         for entry in table.plan.indexes:
@@ -283,7 +297,8 @@ class _Filling:
         if table.plan.where:
             return
         size = table.plan.source.text_bytes
-        yield Task(table.rank, Urgency.COMPARE, -size, partial(self._compare, table))
+        compare = self._compare_in_order if group.is_in_order else self._compare
+        yield Task(table.rank, Urgency.COMPARE, -size, partial(compare, group, table))
 
     def _index_task(self, table: _Table, entry: Entry, run: Callable[[], Iterable[Task]]) -> Task:
         return Task(table.rank, Urgency.INDEX, -table.plan.index_weight(entry), run)
@@ -313,7 +328,18 @@ class _Filling:
         self._analyzed.add(table.plan.name)
         return ()
 
-    def _compare(self, table: _Table) -> Iterable[Task]:
+    def _compare_in_order(self, group: _Group, table: _Table) -> Iterable[Task]:
+        """Read a table back as one text."""
+        found = self._read(table, (0, None), TextDigest(self._seed))
+        if found == group.stored:
+            table.restored = found
+            self._critical.done(table.plan)
+            return ()
+        # Other rows, or the same ones in another order: one by one, it does not matter.
+        group.stored = load.digest_of_rows(self._run.request.sealed, table.plan, self._seed)
+        return self._compare(group, table)
+
+    def _compare(self, _: _Group, table: _Table) -> Iterable[Task]:
         """Read a table back; a large one in stretches side by side, for it may be the last one."""
         stretches = self._stretches(table.plan)
         if len(stretches) == 1:
@@ -339,8 +365,7 @@ class _Filling:
         return list(zip(starts, [*starts[1:], None], strict=True))
 
     def _read_back(self, table: _Table, pages: tuple[int, int | None]) -> Iterable[Task]:
-        with self._reading() as reader:
-            found = proof.read_back(reader, table.plan, pages, self._seed, self._run.reporter)
+        found = self._read(table, pages, RowDigest(self._seed))
         with self._lock:
             table.restored += found
             table.stretches_left -= 1
@@ -348,6 +373,10 @@ class _Filling:
                 return ()
         self._critical.done(table.plan)
         return ()
+
+    def _read(self, table: _Table, pages: tuple[int, int | None], digest: Digest) -> RowSum:
+        with self._reading() as reader:
+            return proof.read_back(reader, table.plan, pages, digest, self._run.reporter)
 
     def _load_large_objects(self) -> Iterable[Task]:
         run, objects = self._run, self._run.plan.large_objects

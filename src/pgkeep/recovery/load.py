@@ -23,7 +23,7 @@ from pgkeep.postgres.statements import (
     large_object_properties,
     set_sequence,
 )
-from pgkeep.recovery.digest import RowDigest, RowSum
+from pgkeep.recovery.digest import Digest, RowDigest, RowSum, TextDigest
 from pgkeep.recovery.plan import TableRestore
 from pgkeep.recovery.refusing import RefusingChecks
 from pgkeep.repository.objects import ObjectSource, read_stream
@@ -115,7 +115,7 @@ def load_part(
                         _text(sealed, table, part),
                         part.rows,
                         str(table.name),
-                        seed,
+                        RowDigest(seed),
                         reporter,
                         takes_all=not table.where,
                     )
@@ -131,18 +131,30 @@ def load_part(
 def load_frozen(
     sessions: TargetSessions, sealed: Sealed, table: TableRestore, seed: int, reporter: Reporter
 ) -> RowSum:
-    """Load an empty table whole, in one transaction, its rows frozen.
+    """Load an empty table whole, in one transaction, its rows frozen and in order.
 
     Nobody has to look up whether they are visible, neither an index build nor later a vacuum.
-    PostgreSQL wants the table to be new in that transaction, so one session loads all of it.
+    PostgreSQL wants the table to be new in that transaction, so one session loads all of it, and
+    the rows stand as they were sent: the digest is that of the text.
     """
-    parts = table.source.parts
-    text = chain.from_iterable(_text(sealed, table, part) for part in parts)
-    rows = sum(part.rows for part in parts)
+    rows = sum(part.rows for part in table.source.parts)
     command = f"{copy_in(table.name, table.columns)} (FREEZE)"
     with sessions.borrow() as connection, connection.transaction():
         connection.execute(f"TRUNCATE ONLY {table.name.sql}".encode())
-        return _copy(connection, command, text, rows, str(table.name), seed, reporter)
+        text, digest = _whole_text(sealed, table), TextDigest(seed)
+        return _copy(connection, command, text, rows, str(table.name), digest, reporter)
+
+
+def digest_of_rows(sealed: Sealed, table: TableRestore, seed: int) -> RowSum:
+    """The digest of a table's stored rows, whatever their order."""
+    digest = RowDigest(seed)
+    for piece in _whole_text(sealed, table):
+        digest.update(piece)
+    return digest.result()
+
+
+def _whole_text(sealed: Sealed, table: TableRestore) -> Iterator[bytes]:
+    return chain.from_iterable(_text(sealed, table, part) for part in table.source.parts)
 
 
 def _text(sealed: Sealed, table: TableRestore, part: Part) -> Iterator[bytes]:
@@ -179,12 +191,11 @@ def _copy(
     text: Iterator[bytes],
     rows: int,
     name: str,
-    seed: int,
+    digest: Digest,
     reporter: Reporter,
     *,
     takes_all: bool = True,
 ) -> RowSum:
-    digest = RowDigest(seed)
     before = 0
     with connection.cursor() as cursor:
         with cursor.copy(command.encode()) as copy:
@@ -217,7 +228,7 @@ def load_large_objects(
                 sealed.text(part),
                 part.rows,
                 "large objects",
-                seed,
+                RowDigest(seed),
                 reporter,
             )
             for statement in LARGE_OBJECTS_FROM_STAGING:

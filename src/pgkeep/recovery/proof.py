@@ -11,7 +11,7 @@ from pgkeep.postgres import catalog
 from pgkeep.postgres.archive import Archive, Difference, Selection, compare_archives
 from pgkeep.postgres.copying import CopyReader
 from pgkeep.postgres.session import Connection
-from pgkeep.recovery.digest import RowDigest, RowSum
+from pgkeep.recovery.digest import Digest, RowDigest, RowSum
 from pgkeep.recovery.plan import TableRestore
 from pgkeep.repository.evidence import Compared
 
@@ -58,13 +58,13 @@ def read_back(
     reader: CopyReader,
     table: TableRestore,
     pages: tuple[int, int | None],
-    seed: int,
+    digest: Digest,
     reporter: Reporter,
 ) -> RowSum:
     """The digest of a restored table's rows between two heap pages, over the very query that the
     backup read; the whole is (0, None)."""
     query = catalog.copy_query(table.name, table.columns, table.source.condition, pages)
-    return _digest(reader, query, seed, reporter)
+    return _digest(reader, query, digest, reporter)
 
 
 def read_back_large_objects(
@@ -75,12 +75,12 @@ def read_back_large_objects(
     total = RowSum()
     for start in range(0, len(oids), 2000):
         query = catalog.large_object_query(oids[start : start + 2000])
-        total += _digest(reader, query, seed, reporter)
+        total += _digest(reader, query, RowDigest(seed), reporter)
     return total
 
 
-def _digest(reader: CopyReader, query: str, seed: int, reporter: Reporter) -> RowSum:
-    digest, before = RowDigest(seed), 0
+def _digest(reader: CopyReader, query: str, digest: Digest, reporter: Reporter) -> RowSum:
+    before = 0
     for piece in reader.read(query):
         digest.update(bytes(piece))
         reporter.report(Progressed(STAGE, len(piece), digest.rows - before))

@@ -38,7 +38,11 @@ _SHOWN = 10
 @click.option("--to", metavar="MOMENT", help="A moment between backups: a time with its zone, an"
               " LSN, or a transaction id.")  # fmt: skip
 @click.option("--random-moment", is_flag=True, help="Any second that the journal leads to.")
-@click.option("--jobs", type=click.IntRange(1, 64), help="Connections that write at once.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 64),
+    help="Connections that write at once. Not given: one a processor, two at least.",
+)
 @command_options(repository=True, identity=True)
 def drill_command(
     context: Context,
@@ -139,7 +143,7 @@ def _request(
             scope=scope,
             journey=choice.journey,
             choose_client=context.choose_client,
-            jobs=context.jobs(jobs),
+            jobs=context.jobs_to_restore(jobs),
             now=context.now,
         ),
         checks=checks_of(context, database),

@@ -97,7 +97,11 @@ def moment_options(function: click.decorators.FC) -> click.decorators.FC:
     " active in the backup.",
 )
 @moment_options
-@click.option("--jobs", type=click.IntRange(1, 64), help="Connections that write at once.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 64),
+    help="Connections that write at once. Not given: one a processor, two at least.",
+)
 @click.option("--dry-run", is_flag=True, help="Show the plan and touch nothing.")
 @command_options(repository=True, identity=True)
 def restore_command(
@@ -155,7 +159,7 @@ def restore_command(
         target=target_address(context, target),
         scope=scope,
         choose_client=context.choose_client,
-        jobs=context.jobs(jobs),
+        jobs=context.jobs_to_restore(jobs),
         now=context.now,
         owners=not no_owner,
         privileges=not no_privileges,
