@@ -48,6 +48,7 @@ ALTER TABLE accounts ADD PRIMARY KEY (aid);
 ALTER TABLE orders ADD PRIMARY KEY (id);
 CREATE INDEX orders_created ON orders (created);
 CREATE INDEX orders_details ON orders USING gin (details);
+ALTER TABLE accounts ADD FOREIGN KEY (bid) REFERENCES branches;
 """
 
 WORDS = (
@@ -132,7 +133,7 @@ def build(server: ScratchServer, scale: float, filler: Filler, *, big_table: boo
     _side_by_side(url, [line for line in _INDEXES.splitlines() if line])
     if big_table:
         server.create_database(BIG_TABLE, template=ALL)
-        _run(server.url(BIG_TABLE), "DROP TABLE orders, branches")
+        _run(server.url(BIG_TABLE), "DROP TABLE orders, branches CASCADE")
         _tidy(server.url(BIG_TABLE))
     _tidy(url)
     with psycopg.connect(url) as connection:

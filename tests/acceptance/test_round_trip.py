@@ -13,6 +13,7 @@ import pytest
 from comparison import load_statements, take_picture, value
 from conftest import Workbench
 from pgkeep.demo import story
+from pgkeep.postgres.archive import Entry
 from pgkeep.recovery import fill, load, proof
 from pgkeep.recovery.digest import RowSum
 
@@ -195,3 +196,57 @@ def test_rows_that_left_their_place_are_compared_one_by_one(
     )
     assert counted == [9000]
     assert ("differs  table public.large: 9000 rows" in outcome.out) is not proven
+
+
+REFERRING = """
+    CREATE TABLE people (id int PRIMARY KEY, boss int, team int);
+    CREATE TABLE teams (id int PRIMARY KEY, head int, name text);
+    CREATE UNIQUE INDEX teams_name ON teams (name);
+    CREATE TABLE notes (id int PRIMARY KEY, person int, team text, pad text);
+    CREATE TABLE parts (id int, person int, PRIMARY KEY (id)) PARTITION BY RANGE (id);
+    CREATE TABLE parts_1 PARTITION OF parts DEFAULT;
+    CREATE TABLE of_parts (id int PRIMARY KEY, part int, person int);
+    INSERT INTO people SELECT n, NULLIF(n / 2, 0), n % 10 + 1 FROM generate_series(1, 3000) n;
+    INSERT INTO teams SELECT n, n, 'team ' || n FROM generate_series(1, 10) n;
+    INSERT INTO notes SELECT n, n % 3000 + 1, 'team ' || n % 10 + 1, repeat('x', 400)
+      FROM generate_series(1, 40000) n;
+    INSERT INTO parts SELECT n, n FROM generate_series(1, 500) n;
+    INSERT INTO of_parts SELECT n, n, n FROM generate_series(1, 500) n;
+    ALTER TABLE people ADD FOREIGN KEY (boss) REFERENCES people,
+        ADD FOREIGN KEY (team) REFERENCES teams;
+    ALTER TABLE teams ADD FOREIGN KEY (head) REFERENCES people;
+    ALTER TABLE notes ADD FOREIGN KEY (person) REFERENCES people ON DELETE CASCADE,
+        ADD CONSTRAINT by_name FOREIGN KEY (team) REFERENCES teams (name) DEFERRABLE;
+    COMMENT ON CONSTRAINT by_name ON notes IS 'a name';
+    INSERT INTO of_parts VALUES (999, 1, -1);
+    ALTER TABLE of_parts ADD FOREIGN KEY (part) REFERENCES parts,
+        ADD FOREIGN KEY (person) REFERENCES people NOT VALID;
+    ALTER TABLE parts ADD FOREIGN KEY (person) REFERENCES people"""
+
+EARLY = {"people_boss_fkey", "people_team_fkey", "teams_head_fkey", "notes_person_fkey",
+         "by_name", "of_parts_person_fkey"}  # fmt: skip
+
+
+def test_foreign_keys_are_made_as_soon_as_their_tables_are_complete(
+    workbench: Workbench, new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever refers to whom, in circles too; those that concern partitions wait for the end."""
+    source, target = new_database(), new_database()
+    load_statements(source, (REFERRING,))
+    made: list[Entry] = []
+    real = fill._Filling._make
+
+    def make(self: Any, entries: list[Entry]) -> None:
+        real(self, entries)
+        made.extend(entries)
+
+    monkeypatch.setattr(fill._Filling, "_make", make)
+    workbench.init(source)
+    workbench.pgkeep("backup", "shop")
+    outcome = workbench.pgkeep("restore", "shop", "--target", target, "--jobs", "4", "--json")
+    assert isinstance(outcome.document, dict)
+    assert outcome.document["proven"] is True
+    assert take_picture(source) == take_picture(target)
+    early = {one.tag.split()[-1] for one in made if one.kind == "FK CONSTRAINT"}
+    assert early == EARLY
+    assert len(made) == len({one.dump_id for one in made})

@@ -209,6 +209,35 @@ def attached_to(archive: Archive, table: tuple[str, str]) -> tuple[Entry, ...]:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class ForeignKey:
+    """A foreign key, both its tables (schema, name), and the keys and indexes that it needs."""
+
+    entry: Entry
+    tables: frozenset[tuple[str, str]]
+    needs: tuple[Entry, ...]
+
+
+def foreign_keys(archive: Archive) -> Iterator[ForeignKey]:
+    """The foreign keys from one plain table to another, in the archive's order.
+
+    Those of partitioned tables and of partitions are not among them: they concern many tables.
+    """
+    links = _Links(archive)
+    for entry in archive.entries:
+        if entry.kind != "FK CONSTRAINT":
+            continue
+        tables = {table.dump_id for table in _possible_owners(entry, links.by_id)}
+        late = [
+            links.by_id[number]
+            for number in sorted(links.closure([entry.dump_id]) - {entry.dump_id})
+            if links.by_id[number].section is Section.POST_DATA
+        ]
+        if links.are_plain(tables) and all(need.kind in _BY_INDEX for need in late):
+            names = {(links.by_id[one].namespace, links.by_id[one].tag) for one in tables}
+            yield ForeignKey(entry, frozenset(names), tuple(late))
+
+
 def matviews_in_order(archive: Archive) -> tuple[Entry, ...]:
     """The materialized views, each after those that it reads, directly or through views."""
     links = _Links(archive)
@@ -483,6 +512,10 @@ class _Links:
         for child, parent in self._parents.items():
             children[parent].append(child)
         return _reachable(tables, children)
+
+    def are_plain(self, tables: set[int]) -> bool:
+        """Whether none of them is a partition or has any."""
+        return self._parents.keys().isdisjoint(tables) and self.with_partitions(tables) == tables
 
     def closure(self, numbers: Iterable[int]) -> set[int]:
         """These entries and all that must exist before them."""

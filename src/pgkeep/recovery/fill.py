@@ -10,14 +10,14 @@ import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
-from pgkeep.errors import ConnectionLost, DamagedObject, PgkeepError
+from pgkeep.errors import ConnectionLost, DamagedObject, DatabaseError, PgkeepError, ProgramFailed
 from pgkeep.events import Reporter, StageBegan, StageEnded
 from pgkeep.model import Part, TableName
 from pgkeep.postgres import catalog
-from pgkeep.postgres.archive import Entry, use_list
+from pgkeep.postgres.archive import Entry, ForeignKey, foreign_keys, use_list
 from pgkeep.postgres.copying import CopyReader
 from pgkeep.postgres.dumping import Runs, run_script, script_from_archive
 from pgkeep.postgres.readers import Readers, Started
@@ -28,6 +28,7 @@ from pgkeep.recovery.landing import Run
 from pgkeep.recovery.load import TargetSessions
 from pgkeep.recovery.plan import TableRestore
 from pgkeep.recovery.proof import TableProof
+from pgkeep.recovery.references import References
 from pgkeep.recovery.request import Lost
 from pgkeep.recovery.schedule import Task, Urgency, run_tasks
 
@@ -57,11 +58,13 @@ _INDEX_MEMORY = """
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """The tables as stored and as read back, the ones that were analyzed, and what is lost."""
+    """The tables as stored and as read back, the ones that were analyzed, what is lost, and which
+    of the definitions that come after the rows are there (dump ids)."""
 
     tables: tuple[TableProof, ...]
     analyzed: frozenset[TableName]
     lost: tuple[Lost, ...]
+    made: frozenset[int]
 
 
 def fill(run: Run, missing: tuple[Lost, ...]) -> Filled:
@@ -140,6 +143,20 @@ def _is_constraint(index: Entry) -> bool:
     return index.kind == "CONSTRAINT"
 
 
+def _foreign_keys(run: Run) -> Iterator[ForeignKey]:
+    """Those that need not wait for the end: no statement of a whole restore may fail anyway."""
+    if run.archive is None or not run.plan.whole or run.landing.is_managed:
+        return
+    if run.request.allow_occupied:  # some may be there
+        return
+    late = {entry.dump_id for entry in run.plan.after}
+    built = {index.dump_id for table in run.plan.tables for index in table.indexes}
+    for key in foreign_keys(run.archive):
+        needs = tuple(need for need in key.needs if need.dump_id not in built)
+        if key.entry.dump_id in late and late.issuperset(need.dump_id for need in needs):
+            yield replace(key, needs=needs)
+
+
 def _groups(tables: Iterable[TableRestore]) -> list[_Group]:
     found: dict[TableName, _Group] = {}
     for table in tables:
@@ -161,6 +178,8 @@ class _Filling:
         self._readers = Readers(self._new_reader)
         self._groups = _groups(run.plan.tables)
         self._critical = _Critical(run.plan.tables, run.reporter)
+        names = [table.plan.name for group in self._groups for table in group.tables]
+        self._references = References(_foreign_keys(run), names)
         self._objects: tuple[RowSum, RowSum] | None = None
 
     def first_tasks(self) -> Iterator[Task]:
@@ -221,7 +240,9 @@ class _Filling:
         tables = [group.proof for group in whole]
         if self._objects is not None:
             tables.append(TableProof(LARGE_OBJECTS, *self._objects))
-        return Filled(tuple(tables), frozenset(self._analyzed), tuple(self._lost))
+        return Filled(
+            tuple(tables), frozenset(self._analyzed), tuple(self._lost), self._references.made
+        )
 
     def _new_reader(self, started: Started) -> CopyReader:
         # A primary key that is being made locks readers out for as long as it takes.
@@ -294,6 +315,8 @@ class _Filling:
         for entry in table.plan.indexes:
             if not _is_constraint(entry):
                 yield self._index_task(table, entry, partial(self._build, table, entry))
+        if not table.indexes_left:
+            yield from self._completed(table)
         if table.plan.where:
             return
         size = table.plan.source.text_bytes
@@ -304,17 +327,7 @@ class _Filling:
         return Task(table.rank, Urgency.INDEX, -table.plan.index_weight(entry), run)
 
     def _build(self, table: _Table, entry: Entry) -> Iterable[Task]:
-        run = self._run
-        script = script_from_archive(
-            run.programs,
-            run.archive_bytes,
-            run.request.archive_options,
-            use_list=use_list([entry]),
-            for_major=server_major(run.connection),
-        )
-        run_script(
-            run.programs, run.request.target, _INDEX_MEMORY.encode() + script, runs=self._runs
-        )
+        self._make([entry])
         with self._lock:
             table.indexes_left -= 1
             if table.indexes_left:
@@ -322,11 +335,50 @@ class _Filling:
         self._critical.done(table.plan)
         return (Task(table.rank, Urgency.FINISH, 0, partial(self._analyze, table)),)
 
+    def _make(self, entries: Sequence[Entry]) -> None:
+        """Make entries of the archive, all or none."""
+        run = self._run
+        script = script_from_archive(
+            run.programs,
+            run.archive_bytes,
+            run.request.archive_options,
+            use_list=use_list(entries),
+            for_major=server_major(run.connection),
+        )
+        run_script(
+            run.programs,
+            run.request.target,
+            _INDEX_MEMORY.encode() + script,
+            single=len(entries) > 1,
+            runs=self._runs,
+        )
+
     def _analyze(self, table: _Table) -> Iterable[Task]:
         with self._sessions.borrow() as connection:
             connection.execute(f"ANALYZE {table.plan.name.sql}".encode())
         self._analyzed.add(table.plan.name)
-        return ()
+        return self._completed(table)
+
+    def _completed(self, table: _Table) -> list[Task]:
+        """The foreign keys that can be made now that a table has its rows and indexes."""
+        with self._lock:
+            return self._key_tasks(self._references.complete(table.plan.name))
+
+    def _key_tasks(self, keys: Iterable[ForeignKey]) -> list[Task]:
+        return [Task(_OTHERS, Urgency.INDEX, 0, partial(self._refer, key)) for key in keys]
+
+    def _refer(self, key: ForeignKey) -> Iterable[Task]:
+        """Make a foreign key. If it cannot be, it is tried once more, and told, at the end."""
+        with self._lock:
+            entries = self._references.entries(key)
+        try:
+            self._make(entries)
+        except ConnectionLost:
+            raise
+        except (DatabaseError, ProgramFailed):
+            entries = []
+        with self._lock:
+            return self._key_tasks(self._references.end(key, entries))
 
     def _compare_in_order(self, group: _Group, table: _Table) -> Iterable[Task]:
         """Read a table back as one text."""

@@ -398,7 +398,8 @@ def _complete(run: Run, filled: Filled) -> tuple[Lost, ...]:
     run.reporter.report(StageBegan(FINISHING))
     run.refusing.settle(run.connection)
     run.landing.filled(run)
-    late = _not_there_yet(run, run.plan.after)
+    left = tuple(entry for entry in run.plan.after if entry.dump_id not in filled.made)
+    late = _not_there_yet(run, left)
     lost = tuple(_make_what_can_be(run, late)) if filled.lost else ()
     if not filled.lost:
         run.landing.make(run, late)
