@@ -13,7 +13,7 @@ from conftest import Workbench
 from failures import SMALL_SHOP, backups, configure, told
 from fault_proxy import Answer, FaultProxy
 from object_servers import ACCESS_KEY, SECRET_KEY, GcsServer, S3Server
-from pgkeep.cli.context import store_settings
+from pgkeep.cli.places import store_settings
 from pgkeep.config import RepositoryConfig
 from pgkeep.model import ObjectName, StoredObject
 from pgkeep.repository.objects import ObjectSource

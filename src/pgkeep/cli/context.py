@@ -13,13 +13,13 @@ from functools import cache, partial
 from getpass import getpass
 from pathlib import Path
 from typing import ParamSpec, TextIO, TypeVar, cast
-from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.markup import escape
 
 from pgkeep import config as configuration
 from pgkeep.cli.output import Output
+from pgkeep.cli.places import check_way, store_settings
 from pgkeep.cli.progress import (
     CliReporter,
     JsonReporter,
@@ -27,7 +27,7 @@ from pgkeep.cli.progress import (
     QuietReporter,
     TerminalReporter,
 )
-from pgkeep.config import Config, RepositoryConfig, Secret
+from pgkeep.config import Config, RepositoryConfig
 from pgkeep.errors import (
     ConfigurationError,
     DamagedObject,
@@ -40,7 +40,7 @@ from pgkeep.errors import (
 )
 from pgkeep.events import Noticed
 from pgkeep.model import BackupId, Contents, Kind, Manifest, ObjectName, Tier
-from pgkeep.networks import Rule, is_this_machine
+from pgkeep.networks import Rule
 from pgkeep.platforms.login import SCHEME, TokenLogins
 from pgkeep.platforms.management import Management
 from pgkeep.platforms.projects import same_projects
@@ -71,7 +71,7 @@ from pgkeep.sealing import (
     open_with,
     read_allowed_signers,
 )
-from pgkeep.stores import Store, StoreSettings, open_store
+from pgkeep.stores import Store, open_store
 
 IDENTITY_VARIABLE = "PGKEEP_IDENTITY"
 REASON_VARIABLE = "PGKEEP_REASON"
@@ -610,57 +610,6 @@ def _found(
 def _write_error(text: str) -> None:
     sys.stderr.write(text)
     sys.stderr.flush()
-
-
-def check_way(name: str, item: RepositoryConfig, rule: Rule) -> None:
-    """Refuse a store outside of the networks, and one that would be talked to unencrypted."""
-    host = _host_of(item)
-    if host is None:
-        return
-    is_plain = (item.endpoint or "").lower().startswith("http://")
-    if is_plain and not item.plain_http and not is_this_machine(host):
-        raise ConfigurationError(
-            f"the endpoint of repository {name!r} is http://, and keys would go there readable",
-            hint="Use https://, or set plain_http = true if the network itself is encrypted.",
-        )
-    if rule.networks:
-        rule.check(host, f"repository {name!r}")
-
-
-def _host_of(item: RepositoryConfig) -> str | None:
-    """The server that a repository is on; None for a folder of this machine."""
-    if item.endpoint:
-        return urlsplit(item.endpoint).hostname
-    parts = urlsplit(item.url)
-    if parts.scheme == "s3":
-        return f"s3.{item.region}.amazonaws.com" if item.region else "s3.amazonaws.com"
-    return "storage.googleapis.com" if parts.scheme == "gs" else None
-
-
-def store_settings(name: str, item: RepositoryConfig, state_dir: Path) -> StoreSettings:
-    """How to reach a configured repository, its secrets fetched from where they are."""
-
-    def secret(key: str) -> str | None:
-        value: Secret | None = getattr(item, key)
-        if value is None:
-            return None
-        return configuration.resolve(value, f"{key} of repository {name!r}")
-
-    return StoreSettings(
-        endpoint=item.endpoint,
-        region=item.region,
-        addressing=item.addressing,
-        profile=item.profile,
-        access_key_id=secret("access_key_id"),
-        secret_access_key=secret("secret_access_key"),
-        session_token=secret("session_token"),
-        credentials_file=item.credentials_file,
-        timeout_seconds=item.timeout_seconds,
-        attempts=item.attempts,
-        upload_limit=item.upload_limit,
-        download_limit=item.download_limit,
-        lock_folder=state_dir / "locks",
-    )
 
 
 def _read(path: Path) -> bytes:
