@@ -12,19 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgkeep.errors import ManifestInvalid, UsageError
-from pgkeep.postgres.archive import (
-    Archive,
-    Difference,
-    Entry,
-    Section,
-    Selection,
-    attached_to,
-    compare_archives,
-    matviews_in_order,
-    read_archive,
-    select_tables,
-    use_list,
-)
+from pgkeep.postgres.archive import Archive, Entry, Section, read_archive, use_list
+from pgkeep.postgres.differences import Difference, compare_archives
+from pgkeep.postgres.selection import Selection, attached_to, matviews_in_order, select_tables
 
 ARCHIVES = Path(__file__).parent.parent / "data" / "archives"
 VERSIONS = (15, 17, 18)

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgkeep.model import TableName
-from pgkeep.postgres.archive import Entry, ForeignKey, Section
+from pgkeep.postgres.archive import Entry, Section
+from pgkeep.postgres.selection import ForeignKey
 from pgkeep.recovery.references import References
 
 TABLES = [TableName("public", f"t{number}") for number in range(5)]

@@ -47,8 +47,9 @@ from pgkeep.model import (
 from pgkeep.platforms.file_services import FileService
 from pgkeep.platforms.private import dump_jobs, dump_secrets, dump_verifiers
 from pgkeep.postgres.address import Address
-from pgkeep.postgres.archive import matviews_in_order, read_archive
+from pgkeep.postgres.archive import read_archive
 from pgkeep.postgres.programs import ChooseClient
+from pgkeep.postgres.selection import matviews_in_order
 from pgkeep.repository.copies import Behind, Copies
 from pgkeep.repository.hostkeys import Epoch, HostKeys
 from pgkeep.repository.instructions import restore_script

@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from pgkeep.model import Contents, TableContents, TableName
-from pgkeep.postgres.archive import Archive, Entry, leave_out
+from pgkeep.postgres.archive import Archive, Entry
 from pgkeep.postgres.ddl import OWN_SCHEMA
+from pgkeep.postgres.selection import leave_out
 
 SCHEMA = OWN_SCHEMA
 TOKEN = TableName(SCHEMA, "token")

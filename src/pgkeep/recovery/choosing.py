@@ -11,13 +11,8 @@ from dataclasses import dataclass
 
 from pgkeep.model import Hosting
 from pgkeep.platforms.supabase import PGMQ, queue_tables
-from pgkeep.postgres.archive import (
-    Archive,
-    Entry,
-    Selection,
-    leave_out_extensions,
-    schema_in_tag,
-)
+from pgkeep.postgres.archive import Archive, Entry, schema_in_tag
+from pgkeep.postgres.selection import Selection, leave_out_extensions
 
 _ABOUT = frozenset({"COMMENT", "ACL", "SECURITY LABEL"})
 _PLATFORMS_PUBLICATIONS = ("supabase_realtime_messages", "realtime_messages")

@@ -14,7 +14,8 @@ from pgkeep.errors import PgkeepError, RestoreFailed
 from pgkeep.events import Noticed, Reporter, StageBegan, StageEnded
 from pgkeep.model import quote_identifier
 from pgkeep.postgres.address import Address
-from pgkeep.postgres.archive import Archive, leave_out_extensions, read_archive
+from pgkeep.postgres.archive import Archive, read_archive
+from pgkeep.postgres.selection import leave_out_extensions
 from pgkeep.postgres.session import connect, translated
 from pgkeep.recovery.checks import Check, check_indexes, run_checks
 from pgkeep.recovery.drill_places import Place, drill_place

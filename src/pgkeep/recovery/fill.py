@@ -17,10 +17,11 @@ from pgkeep.errors import ConnectionLost, DamagedObject, DatabaseError, PgkeepEr
 from pgkeep.events import Reporter, StageBegan, StageEnded
 from pgkeep.model import Part, TableName
 from pgkeep.postgres import catalog
-from pgkeep.postgres.archive import Entry, ForeignKey, foreign_keys, use_list
+from pgkeep.postgres.archive import Entry, use_list
 from pgkeep.postgres.copying import CopyReader
 from pgkeep.postgres.dumping import Runs, run_script, script_from_archive
 from pgkeep.postgres.readers import Readers, Started
+from pgkeep.postgres.selection import ForeignKey, foreign_keys
 from pgkeep.postgres.session import server_major
 from pgkeep.recovery import load, proof
 from pgkeep.recovery.digest import Digest, RowDigest, RowSum, TextDigest

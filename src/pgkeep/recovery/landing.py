@@ -15,9 +15,10 @@ import psycopg
 from pgkeep.errors import PgkeepError
 from pgkeep.events import Reporter
 from pgkeep.model import TableName, quote_identifier
-from pgkeep.postgres.archive import Archive, Entry, Selection, use_list
+from pgkeep.postgres.archive import Archive, Entry, use_list
 from pgkeep.postgres.dumping import run_script, run_script_through, script_from_archive
 from pgkeep.postgres.programs import Programs
+from pgkeep.postgres.selection import Selection
 from pgkeep.postgres.session import Connection, server_major
 from pgkeep.postgres.statements import database_grants, database_settings, refresh
 from pgkeep.recovery import target

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from pgkeep.model import Hosting, quote_identifier
 from pgkeep.platforms.supabase import PGMQ
-from pgkeep.postgres.archive import Archive, Entry, Selection, leave_out_extensions
+from pgkeep.postgres.archive import Archive, Entry
+from pgkeep.postgres.selection import Selection, leave_out_extensions
 from pgkeep.postgres.statements import create_table_like
 from pgkeep.recovery import presence, target
 from pgkeep.recovery.landing import Expectation, Forbearing, Run

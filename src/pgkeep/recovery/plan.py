@@ -15,15 +15,8 @@ from pgkeep.model import (
     TableContents,
     TableName,
 )
-from pgkeep.postgres.archive import (
-    Archive,
-    Entry,
-    Section,
-    Selection,
-    attached_to,
-    leave_out_extensions,
-    select_tables,
-)
+from pgkeep.postgres.archive import Archive, Entry, Section
+from pgkeep.postgres.selection import Selection, attached_to, leave_out_extensions, select_tables
 from pgkeep.recovery.role_needs import in_need_of
 
 # A table with less text than this has its indexes built together with those of others: starting

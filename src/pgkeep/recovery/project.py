@@ -32,7 +32,8 @@ from pgkeep.model import (
 )
 from pgkeep.platforms import private, supabase
 from pgkeep.postgres import catalog
-from pgkeep.postgres.archive import Archive, Entry, Selection
+from pgkeep.postgres.archive import Archive, Entry
+from pgkeep.postgres.selection import Selection
 from pgkeep.postgres.session import Connection
 from pgkeep.postgres.statements import (
     create_role,

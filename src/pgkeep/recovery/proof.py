@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pgkeep.events import Progressed, Reporter
 from pgkeep.model import LargeObjects, SequenceValue, TableName
 from pgkeep.postgres import catalog
-from pgkeep.postgres.archive import Archive, Difference, Selection, compare_archives
+from pgkeep.postgres.archive import Archive
 from pgkeep.postgres.copying import CopyReader
+from pgkeep.postgres.differences import Difference, compare_archives
+from pgkeep.postgres.selection import Selection
 from pgkeep.postgres.session import Connection
 from pgkeep.recovery.digest import Digest, RowDigest, RowSum
 from pgkeep.recovery.plan import TableRestore

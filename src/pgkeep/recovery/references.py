@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from pgkeep.model import TableName
-from pgkeep.postgres.archive import Entry, ForeignKey
+from pgkeep.postgres.archive import Entry
+from pgkeep.postgres.selection import ForeignKey
 
 
 class References:

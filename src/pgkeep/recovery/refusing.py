@@ -15,7 +15,7 @@ from typing import LiteralString
 import psycopg
 
 from pgkeep.model import TableName, quote_identifier
-from pgkeep.postgres.archive import Difference
+from pgkeep.postgres.differences import Difference
 from pgkeep.postgres.session import Connection
 from pgkeep.postgres.statements import literal
 from pgkeep.recovery.refusals import Refused

@@ -20,9 +20,10 @@ from pgkeep.errors import (
 from pgkeep.events import Noticed, Reporter, StageBegan, StageEnded, counted
 from pgkeep.model import Part, StoredObject, TableName
 from pgkeep.postgres.address import Address
-from pgkeep.postgres.archive import Archive, Entry, Selection, left_out_of, read_archive
+from pgkeep.postgres.archive import Archive, Entry, read_archive
 from pgkeep.postgres.capturing import definitions_without_capture, rows_without_capture
 from pgkeep.postgres.dumping import dump_schema
+from pgkeep.postgres.selection import Selection, left_out_of
 from pgkeep.postgres.session import Connection, connect, lost_since, server_major, translated
 from pgkeep.postgres.statements import DROP_PUBLIC
 from pgkeep.recovery import proof, target
