@@ -21,6 +21,7 @@ FLOORS: dict[str, int] = {
     "findings": 0,
     "networks": 0,
     "pacing": 0,
+    "records": 0,
     "config": 1,
     "sealing": 1,
     "stores": 1,

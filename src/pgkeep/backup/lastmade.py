@@ -12,8 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
+from pgkeep.records import JsonForm
 from pgkeep.repository.hostkeys import write_private
 
 
@@ -25,13 +24,13 @@ class LastMade:
     digest: str = ""
 
 
-_RECORD = TypeAdapter(LastMade)
+_RECORD = JsonForm(LastMade)
 
 
 def read_last_made(path: Path) -> LastMade:
     """What is noted; a lost or damaged note only loses what repositories do not tell."""
     try:
-        return _RECORD.validate_json(path.read_bytes())
+        return _RECORD.load(path.read_bytes())
     except (OSError, ValueError):
         return LastMade()
 
@@ -40,4 +39,4 @@ def note_last_made(path: Path, made: LastMade) -> None:
     """Note it. A backup that is published does not fail for that."""
     with suppress(OSError):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_private(path, _RECORD.dump_json(made))
+        write_private(path, _RECORD.dump(made))

@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
 from pgkeep.errors import PgkeepError
 from pgkeep.model import Part, TableName
+from pgkeep.records import JsonForm
 from pgkeep.sealing import Sealer, X25519Identity, unseal
 
 _LENGTH_BYTES = 4
@@ -40,7 +39,7 @@ class StoredPart:
     """When the backup that read it began."""
 
 
-_RECORD = TypeAdapter(StoredPart)
+_RECORD = JsonForm(StoredPart)
 
 
 class UnfinishedBackup:
@@ -67,7 +66,7 @@ class UnfinishedBackup:
         for sealed in _records(data):
             try:
                 text = b"".join(unseal(sealed, [self._index_key]))
-                found.append(_RECORD.validate_json(text))
+                found.append(_RECORD.load(text))
             except (PgkeepError, ValueError):
                 break
             end += _LENGTH_BYTES + len(sealed)
@@ -80,7 +79,7 @@ class UnfinishedBackup:
         """Note a part whose objects were handed to the repositories."""
         sealed = bytearray(_LENGTH_BYTES)
         sealer = Sealer([self._index_key.recipient], level=1, sink=sealed.extend)
-        sealer.write(_RECORD.dump_json(part))
+        sealer.write(_RECORD.dump(part))
         sealer.close()
         sealed[:_LENGTH_BYTES] = (len(sealed) - _LENGTH_BYTES).to_bytes(_LENGTH_BYTES)
         with self._lock:

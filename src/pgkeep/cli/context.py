@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from getpass import getpass
 from pathlib import Path
-from typing import ParamSpec, TextIO, TypeVar, cast
+from typing import TYPE_CHECKING, ParamSpec, TextIO, TypeVar, cast
 
 from rich.console import Console
 from rich.markup import escape
@@ -46,7 +46,6 @@ from pgkeep.platforms.management import Management
 from pgkeep.platforms.projects import same_projects
 from pgkeep.postgres.address import Address
 from pgkeep.postgres.programs import Programs, choose_client
-from pgkeep.recovery.survey import JournalReader
 from pgkeep.repository.copies import Copies
 from pgkeep.repository.evidence import Outcome, list_evidence
 from pgkeep.repository.history import History, JournalCopy
@@ -72,6 +71,9 @@ from pgkeep.sealing import (
     read_allowed_signers,
 )
 from pgkeep.stores import Store, open_store
+
+if TYPE_CHECKING:
+    from pgkeep.recovery.survey import JournalReader
 
 IDENTITY_VARIABLE = "PGKEEP_IDENTITY"
 REASON_VARIABLE = "PGKEEP_REASON"
@@ -468,6 +470,8 @@ class Context:
 
     def journal_reader(self, database: str) -> JournalReader:
         """The journal of a database from all repositories, opened with the operator's keys."""
+        from pgkeep.recovery.survey import JournalReader  # not every command needs all this
+
         repositories = sorted(self.repositories(), key=lambda one: not one.store.is_near)
         copies = [
             JournalCopy(Journal(one.store, database), cache(partial(self.trusted, one)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import signal
@@ -129,6 +130,7 @@ def main() -> NoReturn:
         import_module("pgkeep.keeper.children").end_with_parent()
     code = run(sys.argv[1:])
     _leave_no_output_behind()
+    gc.freeze()  # or Python looks through all there is once more before it ends, for 0.05 s
     sys.exit(code)
 
 

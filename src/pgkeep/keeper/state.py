@@ -13,11 +13,10 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
 from pgkeep.errors import KeeperRunning, StateUnwritable
 from pgkeep.keeper.schedule import Past
 from pgkeep.keeper.watch import Alert
+from pgkeep.records import JsonForm
 from pgkeep.repository.hostkeys import write_private
 
 
@@ -89,7 +88,7 @@ class KeeperState:
         return replace(self, since=min(self.since, now), pasts=pasts, outbox=outbox, seen=now)
 
 
-_STATE = TypeAdapter(KeeperState)
+_STATE = JsonForm(KeeperState)
 
 
 class StateFile:
@@ -105,13 +104,13 @@ class StateFile:
     def load(self, now: datetime) -> KeeperState:
         """The state of last time; a new one if there is none, or it cannot be read."""
         try:
-            return _STATE.validate_json(self._path.read_bytes()).not_after(now)
+            return _STATE.load(self._path.read_bytes()).not_after(now)
         except (OSError, ValueError):
             return KeeperState(since=now)
 
     def save(self, state: KeeperState, now: datetime) -> None:
         """Replace it; after a crash there is the old one or the new one."""
-        data = _STATE.dump_json(replace(state, seen=now), indent=1)
+        data = _STATE.dump(replace(state, seen=now), indent=1)
         try:
             write_private(self._path, data)
         except OSError as exc:

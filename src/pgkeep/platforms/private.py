@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter
-
 from pgkeep.errors import ManifestInvalid
 from pgkeep.model import Hosting, NotKept, TableName
 from pgkeep.platforms.supabase import CRON, VAULT, may_read
 from pgkeep.postgres.session import Connection
+from pgkeep.records import JsonForm
 
 Record = TypeVar("Record")
 
@@ -79,9 +78,9 @@ class Private:
 
 NOTHING_PRIVATE = Private()
 
-_SECRETS = TypeAdapter(tuple[Secret, ...])
-_JOB_LIST = TypeAdapter(tuple[Job, ...])
-_VERIFIERS = TypeAdapter(tuple[Verifier, ...])
+_SECRETS = JsonForm(tuple[Secret, ...])
+_JOB_LIST = JsonForm(tuple[Job, ...])
+_VERIFIERS = JsonForm(tuple[Verifier, ...])
 
 
 def read_private(connection: Connection, hosting: Hosting, *, passwords: bool) -> Private:
@@ -139,17 +138,17 @@ def _read_verifiers(
 
 def dump_secrets(secrets: tuple[Secret, ...]) -> bytes:
     """As JSON, to be sealed at once."""
-    return _SECRETS.dump_json(secrets)
+    return _SECRETS.dump(secrets)
 
 
 def dump_jobs(jobs: tuple[Job, ...]) -> bytes:
     """As JSON, to be sealed at once."""
-    return _JOB_LIST.dump_json(jobs)
+    return _JOB_LIST.dump(jobs)
 
 
 def dump_verifiers(verifiers: tuple[Verifier, ...]) -> bytes:
     """As JSON, to be sealed at once."""
-    return _VERIFIERS.dump_json(verifiers)
+    return _VERIFIERS.dump(verifiers)
 
 
 def load_secrets(data: bytes) -> tuple[Secret, ...]:
@@ -167,9 +166,9 @@ def load_verifiers(data: bytes) -> tuple[Verifier, ...]:
     return _load(_VERIFIERS, data, "verifiers")
 
 
-def _load(adapter: TypeAdapter[Record], data: bytes, what: str) -> Record:
+def _load(adapter: JsonForm[Record], data: bytes, what: str) -> Record:
     try:
-        return adapter.validate_json(data)
+        return adapter.load(data)
     except ValueError:
         # Without its cause, which would repeat what is in there.
         raise ManifestInvalid(

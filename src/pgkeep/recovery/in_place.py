@@ -14,8 +14,6 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
 from pgkeep.errors import (
     PlatformRefused,
     PlatformRestoreFailed,
@@ -23,6 +21,7 @@ from pgkeep.errors import (
     UsageError,
 )
 from pgkeep.platforms.management import Management, PlatformBackups, Project
+from pgkeep.records import JsonForm
 from pgkeep.repository.hostkeys import write_private
 
 _POLL_SECONDS = 10.0
@@ -65,13 +64,13 @@ class Progress:
     step: Step = Step.PLANNED
 
 
-_PROGRESS = TypeAdapter(Progress)
+_PROGRESS = JsonForm(Progress)
 
 
 def load(path: Path) -> Progress | None:
     """One that was begun and is not over."""
     try:
-        return _PROGRESS.validate_json(path.read_bytes())
+        return _PROGRESS.load(path.read_bytes())
     except (OSError, ValueError):
         return None
 
@@ -79,7 +78,7 @@ def load(path: Path) -> Progress | None:
 def save(path: Path, progress: Progress) -> None:
     """Note how far it has come."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_private(path, _PROGRESS.dump_json(progress))
+    write_private(path, _PROGRESS.dump(progress))
 
 
 def check(wish: Wish, backups: PlatformBackups, points: Callable[[], tuple[str, ...]]) -> None:

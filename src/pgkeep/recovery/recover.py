@@ -17,12 +17,11 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
 from pgkeep.errors import ConfigurationError, UsageError
 from pgkeep.events import Noticed, Reporter, StageBegan, StageEnded
 from pgkeep.model import BackupId
 from pgkeep.postgres.address import Address
+from pgkeep.records import JsonForm
 from pgkeep.recovery.hooks import in_words
 from pgkeep.repository.evidence import CheckResult, Compared, NotCovered, Step
 from pgkeep.repository.hostkeys import write_private
@@ -145,7 +144,7 @@ class Findings:
     checks: tuple[CheckResult, ...] = ()
 
 
-_FINDINGS = TypeAdapter(Findings)
+_FINDINGS = JsonForm(Findings)
 
 
 @dataclass(slots=True)
@@ -187,7 +186,7 @@ class Progress:
                 {str(name): float(seconds) for name, seconds in found["done"].items()},
                 int(found["attempts"]),
                 bool(found.get("restoring")),
-                _FINDINGS.validate_python(found.get("findings", {})),
+                _FINDINGS.check(found.get("findings", {})),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as exc:
             raise ConfigurationError(

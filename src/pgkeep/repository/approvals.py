@@ -19,10 +19,9 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
 from pgkeep.errors import ApprovalInvalid, ConfigurationError, NotAuthentic
 from pgkeep.model import FORMAT
+from pgkeep.records import JsonForm
 from pgkeep.repository.factors import Factor
 from pgkeep.repository.hostkeys import write_private
 from pgkeep.sealing.operators import OperatorKey, signing_key_of, verify_approval
@@ -89,7 +88,7 @@ class Approved:
     counter: int
 
 
-_CHALLENGE = TypeAdapter(Challenge)
+_CHALLENGE = JsonForm(Challenge)
 
 
 class Challenges:
@@ -118,7 +117,7 @@ class Challenges:
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_private(self.path(made), made.text.encode())
-            write_private(self._file(made, "json"), _CHALLENGE.dump_json(made))
+            write_private(self._file(made, "json"), _CHALLENGE.dump(made))
         except OSError as exc:
             raise self._unusable(exc) from exc
         return made
@@ -160,7 +159,7 @@ class Challenges:
     def _all(self, ending: str) -> Iterator[Challenge]:
         for path in sorted(self._folder.glob(f"*.{ending}")):
             with suppress(OSError, ValueError):  # another process has used it, or it is damaged
-                challenge = _CHALLENGE.validate_json(path.read_bytes())
+                challenge = _CHALLENGE.load(path.read_bytes())
                 if challenge.nonce == path.stem:
                     yield challenge
 

@@ -15,10 +15,9 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from hashlib import sha256
 
-from pydantic import TypeAdapter
-
 from pgkeep.errors import DamagedObject, ManifestInvalid, NotAuthentic, PgkeepError
 from pgkeep.model import BackupId
+from pgkeep.records import JsonForm
 from pgkeep.repository.envelope import pack, unpack
 from pgkeep.repository.manifests import check_format
 from pgkeep.repository.repository import Repository
@@ -124,11 +123,11 @@ class SealedEvidence:
 
     def details(self, identities: Sequence[X25519Identity]) -> Details:
         """What names things; `KeyMissing` without a key that opens it."""
-        return _DETAILS.validate_json(b"".join(unseal(self.body, identities)))
+        return _DETAILS.load(b"".join(unseal(self.body, identities)))
 
 
-_HEAD = TypeAdapter(Evidence)
-_DETAILS = TypeAdapter(Details)
+_HEAD = JsonForm(Evidence)
+_DETAILS = JsonForm(Details)
 
 
 def seal_evidence(
@@ -137,10 +136,10 @@ def seal_evidence(
     """Where evidence is kept, and its file."""
     body = bytearray()
     sealer = Sealer(recipients, level=3, sink=body.extend)
-    sealer.write(_DETAILS.dump_json(details))
+    sealer.write(_DETAILS.dump(details))
     sealer.close()
     whole = replace(head, details_bytes=len(body), details_sha256=sha256(body).hexdigest())
-    text = _HEAD.dump_json(whole) + b"\n"
+    text = _HEAD.dump(whole) + b"\n"
     name = f"{_beginning_of_name(head)}{secrets.token_hex(4)}.evidence"
     return name, pack(FIRST_LINE, text, bytes(body), key)
 
@@ -157,7 +156,7 @@ def parse_evidence(data: bytes, trusted: Sequence[PublicSigner], *, name: str) -
     try:
         text, body = unpack(data, FIRST_LINE, trusted)
         check_format(text, name)
-        head = _HEAD.validate_json(text)
+        head = _HEAD.load(text)
     except NotAuthentic as exc:
         raise NotAuthentic(f"{name}: {exc.message}", hint=exc.hint) from exc
     except ValueError as exc:

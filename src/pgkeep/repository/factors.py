@@ -21,10 +21,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from pydantic import TypeAdapter
-
 from pgkeep.errors import NotAuthentic, PgkeepError
 from pgkeep.model import FORMAT
+from pgkeep.records import JsonForm
 from pgkeep.repository.envelope import pack, unpack
 from pgkeep.repository.hostkeys import write_private
 from pgkeep.repository.repository import Repository
@@ -209,12 +208,12 @@ class Gathered:
         return sum((factor.id, number) not in self.spent for number in range(len(factor.codes)))
 
 
-_FORMS: tuple[tuple[re.Pattern[str], TypeAdapter[Any]], ...] = (
-    (_ENROLLED, TypeAdapter(Factor)),
-    (_REMOVED, TypeAdapter(Removal)),
-    (_SPENT, TypeAdapter(Spent)),
+_FORMS: tuple[tuple[re.Pattern[str], JsonForm[Any]], ...] = (
+    (_ENROLLED, JsonForm(Factor)),
+    (_REMOVED, JsonForm(Removal)),
+    (_SPENT, JsonForm(Spent)),
 )
-_ANY_RECORD: TypeAdapter[Record] = TypeAdapter(Record)
+_ANY_RECORD: JsonForm[Record] = JsonForm(Record)  # type: ignore[arg-type]  # a union
 
 
 def gather(shelves: Sequence[Shelf]) -> Gathered:
@@ -273,7 +272,7 @@ def _believed(name: str, data: bytes, signers: Sequence[PublicSigner]) -> Record
     form = next(adapter for pattern, adapter in _FORMS if pattern.fullmatch(name))
     try:
         head, _ = unpack(data, _FIRST_LINE, signers)
-        record: Record = form.validate_json(head)
+        record: Record = form.load(head)
     except (ValueError, NotAuthentic):
         return None
     return record if _name_of(record) == name else None
@@ -310,7 +309,7 @@ def _put_together(
 
 def dump(record: Record, key: SigningKey) -> tuple[str, bytes]:
     """The name and the bytes of a record."""
-    text = _ANY_RECORD.dump_json(record) + b"\n"
+    text = _ANY_RECORD.dump(record) + b"\n"
     return _name_of(record), pack(_FIRST_LINE, text, b"", key)
 
 

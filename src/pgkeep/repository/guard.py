@@ -16,9 +16,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
 from pgkeep.errors import ApprovalInvalid, FactorRefused
+from pgkeep.records import JsonForm
 from pgkeep.repository.factors import Factor, hash_recovery_code, normal_recovery_code
 from pgkeep.repository.hostkeys import write_private
 from pgkeep.repository.state_folder import unusable
@@ -66,7 +65,7 @@ class GuardState:
         return replace(self, wrong=wrong, paused=now if wrong >= FREE_TRIES else None)
 
 
-_STATE = TypeAdapter(GuardState)
+_STATE = JsonForm(GuardState)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +189,7 @@ class Guard:
         to be removed.
         """
         try:
-            return _STATE.validate_json(self._path.read_bytes())
+            return _STATE.load(self._path.read_bytes())
         except OSError as exc:
             if not isinstance(exc, FileNotFoundError):
                 raise unusable(self._path, exc, _WHY) from exc
@@ -200,7 +199,7 @@ class Guard:
 
     def _save(self, state: GuardState) -> None:
         try:
-            write_private(self._path, _STATE.dump_json(state))
+            write_private(self._path, _STATE.dump(state))
         except OSError as exc:
             raise unusable(self._path, exc, _WHY) from exc
 

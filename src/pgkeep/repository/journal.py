@@ -22,10 +22,9 @@ from enum import IntEnum
 from hashlib import sha256
 from itertools import dropwhile
 
-from pydantic import TypeAdapter
-
 from pgkeep.errors import DamagedObject, JournalInvalid, NotAuthentic
 from pgkeep.model import Lsn, Segment
+from pgkeep.records import JsonForm
 from pgkeep.repository.envelope import pack, unpack
 from pgkeep.repository.manifests import check_format
 from pgkeep.sealing import PublicSigner, Sealer, SigningKey, X25519Identity, X25519Recipient, unseal
@@ -40,7 +39,7 @@ _NAME = re.compile(
 _ENDINGS = {(True, True): "segment", (True, False): "first", (False, False): "middle",
             (False, True): "last"}  # fmt: skip
 _WHOLE_BY_ENDING = {ending: whole for whole, ending in _ENDINGS.items()}
-_HEAD = TypeAdapter(Segment)
+_HEAD = JsonForm(Segment)
 _FRAME = struct.Struct(">BQII")
 
 
@@ -196,7 +195,7 @@ def head_digest(head: Segment) -> str:
 
 def _dump_head(head: Segment) -> bytes:
     # What a head does not have, one that was written before there was such a thing lacks as well.
-    return _HEAD.dump_json(head, exclude_defaults=True) + b"\n"
+    return _HEAD.dump(head, without_defaults=True) + b"\n"
 
 
 def seal_segment(
@@ -227,7 +226,7 @@ def parse_segment(data: bytes, trusted: Sequence[PublicSigner], *, name: str) ->
         raise JournalInvalid(f"{name} is not a segment of the journal") from exc
     try:
         check_format(text, name)
-        head = _HEAD.validate_json(text)
+        head = _HEAD.load(text)
     except ValueError as exc:
         raise JournalInvalid(f"{name} has a head that cannot be read") from exc
     if len(body) != head.body_bytes or sha256(body).hexdigest() != head.body_sha256:

@@ -23,10 +23,9 @@ from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
 from pgkeep.errors import ManifestInvalid, PgkeepError
 from pgkeep.model import FORMAT, Manifest
+from pgkeep.records import JsonForm
 from pgkeep.repository.envelope import pack, unpack
 from pgkeep.repository.hostkeys import write_private
 from pgkeep.repository.repository import Repository
@@ -102,9 +101,9 @@ class Verified:
     problems: tuple[str, ...]
 
 
-_ENTRY = TypeAdapter(Entry)
-_ANCHOR = TypeAdapter(Anchor)
-_HEAD = TypeAdapter(Head)
+_ENTRY = JsonForm(Entry)
+_ANCHOR = JsonForm(Anchor)
+_HEAD = JsonForm(Head)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +148,7 @@ class Ledger:
             line = _dump(entry)
             _write_whole(handle, (b"\n" if is_torn else b"") + line)
             with suppress(OSError):  # it says less then, and nothing wrong
-                write_private(self._head_path, _HEAD.dump_json(_head(entry, line)))
+                write_private(self._head_path, _HEAD.dump(_head(entry, line)))
             return entry.sequence
 
     def head(self) -> Head | None:
@@ -231,7 +230,7 @@ class Ledger:
 
     def _kept_head(self) -> Head | None:
         try:
-            return _HEAD.validate_json(self._head_path.read_bytes())
+            return _HEAD.load(self._head_path.read_bytes())
         except (OSError, ValueError):
             return None
 
@@ -286,7 +285,7 @@ def _head(entry: Entry, line: bytes) -> Head:
 
 def _entry_in(line: bytes) -> Entry | None:
     try:
-        return _ENTRY.validate_json(line)
+        return _ENTRY.load(line)
     except ValueError:
         return None
 
@@ -324,7 +323,7 @@ def folder(host: str) -> str:
 
 def anchor(head: Head, host: str, now: datetime, key: SigningKey) -> tuple[str, bytes]:
     """The name and the bytes of a signed anchor."""
-    text = _ANCHOR.dump_json(Anchor(FORMAT, host, head.sequence, head.sha256, now)) + b"\n"
+    text = _ANCHOR.dump(Anchor(FORMAT, host, head.sequence, head.sha256, now)) + b"\n"
     return f"{folder(host)}{head.sequence:010}.anchor", pack(FIRST_LINE, text, b"", key)
 
 
@@ -347,7 +346,7 @@ def read_anchors(
     def read(name: str) -> Anchor | PgkeepError:
         try:
             text, _ = unpack(repository.store.get(name), FIRST_LINE, trusted)
-            return _ANCHOR.validate_json(text)
+            return _ANCHOR.load(text)
         except PgkeepError as exc:
             return exc
         except ValueError:

@@ -5,21 +5,21 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter
 from pydantic_core import from_json
 
 from pgkeep.errors import ManifestInvalid, RepositoryUnsupported
 from pgkeep.model import FORMAT, Contents, Manifest
+from pgkeep.records import JsonForm
 
 Record = TypeVar("Record", Manifest, Contents)
 
-_MANIFEST = TypeAdapter(Manifest)
-_CONTENTS = TypeAdapter(Contents)
+_MANIFEST = JsonForm(Manifest)
+_CONTENTS = JsonForm(Contents)
 
 
 def dump_manifest(manifest: Manifest) -> bytes:
     """A manifest as JSON in UTF-8, fields in the order of the type, one line."""
-    return _MANIFEST.dump_json(manifest) + b"\n"
+    return _MANIFEST.dump(manifest) + b"\n"
 
 
 def manifest_digest(manifest: Manifest) -> str:
@@ -29,7 +29,7 @@ def manifest_digest(manifest: Manifest) -> str:
 
 def dump_contents(contents: Contents) -> bytes:
     """A table of contents as JSON in UTF-8, fields in the order of the type, one line."""
-    return _CONTENTS.dump_json(contents) + b"\n"
+    return _CONTENTS.dump(contents) + b"\n"
 
 
 def load_manifest(data: bytes, *, name: str) -> Manifest:
@@ -42,10 +42,10 @@ def load_contents(data: bytes, *, name: str) -> Contents:
     return _load(_CONTENTS, data, name)
 
 
-def _load(adapter: TypeAdapter[Record], data: bytes, name: str) -> Record:
+def _load(adapter: JsonForm[Record], data: bytes, name: str) -> Record:
     try:
         check_format(data, name)
-        return adapter.validate_json(data)
+        return adapter.load(data)
     except (ValueError, TypeError, KeyError) as exc:
         raise ManifestInvalid(
             f"{name} is not a valid record",

@@ -11,9 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from pydantic import TypeAdapter
-
 from pgkeep.errors import PgkeepError
+from pgkeep.records import JsonForm
 from pgkeep.repository.envelope import pack, unpack
 from pgkeep.repository.manifests import check_format
 from pgkeep.repository.repository import Repository
@@ -36,13 +35,13 @@ class SignOff:
     host: str
 
 
-_SIGN_OFF = TypeAdapter(SignOff)
+_SIGN_OFF = JsonForm(SignOff)
 
 
 def seal_sign_off(one: SignOff, key: SigningKey) -> tuple[str, bytes]:
     """Where it is kept, and its file."""
     stamp = f"{one.at.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
-    text = _SIGN_OFF.dump_json(one) + b"\n"
+    text = _SIGN_OFF.dump(one) + b"\n"
     return f"{FOLDER}{stamp}.signoff", pack(FIRST_LINE, text, b"", key)
 
 
@@ -61,7 +60,7 @@ def list_sign_offs(
         try:
             text, _ = unpack(repository.store.get(name), FIRST_LINE, signers)
             check_format(text, name)
-            found.append(_SIGN_OFF.validate_json(text))
+            found.append(_SIGN_OFF.load(text))
         except (PgkeepError, ValueError):
             continue
     return tuple(found)

@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal
 
-from pydantic import TypeAdapter
-
 from pgkeep.errors import NotAuthentic, PgkeepError
 from pgkeep.model import FORMAT, Tier
+from pgkeep.records import JsonForm
 from pgkeep.repository.envelope import pack, unpack
 from pgkeep.repository.factors import Shelf
 from pgkeep.repository.retention import Policy
@@ -51,7 +50,7 @@ class KeptTerms:
     record: Literal["terms"] = "terms"
 
 
-_TERMS = TypeAdapter(KeptTerms)
+_TERMS = JsonForm(KeptTerms)
 
 
 def terms_of(policy: Policy, journal_days: float, repositories: Mapping[str, str]) -> Terms:
@@ -116,7 +115,7 @@ def _on(shelf: Shelf) -> Iterator[FoundTerms]:
 def _parse(name: str, data: bytes, trusted: Sequence[PublicSigner]) -> KeptTerms:
     """`ValueError` or `NotAuthentic` if they cannot be believed."""
     head, _ = unpack(data, _FIRST_LINE, trusted)
-    terms = _TERMS.validate_json(head)
+    terms = _TERMS.load(head)
     if not name.startswith(f"{terms.serial:08}-"):
         raise NotAuthentic(f"{name} is a copy of another record")
     return terms
@@ -125,4 +124,4 @@ def _parse(name: str, data: bytes, trusted: Sequence[PublicSigner]) -> KeptTerms
 def dump_terms(kept: KeptTerms, key: SigningKey) -> tuple[str, bytes]:
     """The name and the bytes of the record."""
     name = f"{kept.serial:08}-{secrets.token_hex(4)}.terms"
-    return name, pack(_FIRST_LINE, _TERMS.dump_json(kept) + b"\n", b"", key)
+    return name, pack(_FIRST_LINE, _TERMS.dump(kept) + b"\n", b"", key)
