@@ -90,8 +90,10 @@ def test_a_drill_passes_and_leaves_signed_evidence_and_nothing_else(
 def test_forged_evidence_counts_for_nothing(workbench: Workbench, shop: str) -> None:
     path = workbench.repository / drill(workbench)["evidence"]
     path.write_bytes(path.read_bytes().replace(b'"rows":', b'"rows":1'))
-    (status,) = json.loads(workbench.pgkeep("status", "--json").out)
+    (status,) = json.loads(workbench.pgkeep("status", "--json", expect=3).out)
     assert status["drills"] == []
+    shown = workbench.pgkeep("status", expect=3).out
+    assert f"✗ shop/drills/{path.name}: " in " ".join(shown.split())
 
 
 def test_evidence_in_another_place_counts_for_nothing(workbench: Workbench, shop: str) -> None:

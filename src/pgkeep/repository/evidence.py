@@ -174,8 +174,10 @@ def list_evidence(
     trusted: Callable[[], Sequence[PublicSigner]],
     *,
     newest: int = 50,
+    on_problem: Callable[[PgkeepError], None] = lambda _: None,
 ) -> tuple[SealedEvidence, ...]:
-    """The newest evidence of a database, newest first. What cannot be believed is left out.
+    """The newest evidence of a database, newest first. What cannot be believed is left out, and
+    given to `on_problem`.
 
     `trusted` is asked once, if there is anything to check.
     """
@@ -189,8 +191,8 @@ def list_evidence(
     for name in sorted(names, reverse=True)[:newest]:
         try:
             found.append(parse_evidence(repository.store.get(name), signers, name=name))
-        except PgkeepError:
-            continue
+        except PgkeepError as exc:
+            on_problem(exc)
     return tuple(found)
 
 

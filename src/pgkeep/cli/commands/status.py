@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -168,7 +168,9 @@ def look_at(
         one.name: set(Journal(one.store, name).names()) for one in repositories
     }
     everywhere: set[SegmentName] = set().union(*segments.values())
-    evidence = evidence_of(context, name, repositories)
+    problems: list[PgkeepError] = []
+    evidence = evidence_of(context, name, repositories, on_problem=problems.append)
+    listing = replace(listing, problems=(*listing.problems, *problems))
     drills = [one for one in evidence if one.head.kind == "drill"]
     return DatabaseStatus(
         name,
@@ -183,14 +185,23 @@ def look_at(
 
 
 def evidence_of(
-    context: Context, name: str, repositories: Sequence[Repository], *, newest: int = 50
+    context: Context,
+    name: str,
+    repositories: Sequence[Repository],
+    *,
+    newest: int = 50,
+    on_problem: Callable[[PgkeepError], None] = lambda _: None,
 ) -> tuple[SealedEvidence, ...]:
     """Drills and recoveries from every repository, each once, newest first."""
     found = {
         (one.head.started, one.head.backup): one
         for repository in repositories
         for one in list_evidence(
-            repository, name, partial(context.trusted, repository), newest=newest
+            repository,
+            name,
+            partial(context.trusted, repository),
+            newest=newest,
+            on_problem=on_problem,
         )
     }
     return tuple(sorted(found.values(), key=lambda one: one.head.started, reverse=True))
