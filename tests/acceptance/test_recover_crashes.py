@@ -160,7 +160,9 @@ def test_what_was_found_before_a_crash_is_in_the_evidence(
         journal.cut()
         options = ("--in-place", "--to", row[0])
         assert killed(workbench, "pgkeep.cli.recovering", "keep_evidence", 1, *options)
-        document = recover(workbench, "--in-place", expect=3)
+        other = workbench.pgkeep("recover", "shop", "--yes", *options[:2], "0/1", expect=2)
+        assert "the recovery that was begun is to" in other.err
+        document = recover(workbench, *options, expect=3)
     assert "table public.notes" in document["not_exact"]
     head = json.loads((workbench.repository / document["evidence"]).read_bytes().split(b"\n", 2)[1])
     assert (head["outcome"], head["checks"]) == ("partial", 1)
@@ -183,6 +185,27 @@ def test_to_the_end_of_the_journal_also_after_a_crash(
         assert killed(workbench, "pgkeep.recovery.restore", "_settle", 1, *options)
         document = recover(workbench, "--in-place", expect=3)
     assert document["moment"] == "the end of the journal"
+    assert take_picture(shop).rows == wanted.rows
+
+
+def test_to_just_before_a_transaction_also_after_a_crash(
+    workbench: Workbench, shop: str, server: ScratchServer
+) -> None:
+    with captured(workbench, shop, "pgkeep_shop") as journal:
+        workbench.pgkeep("backup", "shop")
+        load_statements(shop, ("UPDATE users SET name = 'right' WHERE id = 1",))
+        wanted = take_picture(shop)
+        with psycopg.connect(shop) as connection:
+            row = connection.execute("SELECT pg_current_xact_id()::text").fetchone()
+            connection.execute("UPDATE users SET name = 'wrong'")
+        assert row is not None
+        journal.cut()
+        options = ("--in-place", "--before-transaction", row[0])
+        refused = workbench.pgkeep("recover", "shop", *options, "--to", "0/1", expect=2)
+        assert "--before-transaction and --to" in refused.err
+        assert killed(workbench, "pgkeep.recovery.restore", "_settle", 1, *options)
+        document = recover(workbench, *options, expect=3)
+    assert document["moment"] == f"just before transaction {row[0]}"
     assert take_picture(shop).rows == wanted.rows
 
 

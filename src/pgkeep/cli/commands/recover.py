@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from pgkeep.cli.target import target_address
 from pgkeep.config import ObjectivesConfig
 from pgkeep.errors import ConfigurationError, ExitCode, UsageError
 from pgkeep.postgres.address import Address
-from pgkeep.recovery.moment import AtEnd, AtTime, Moment, parse_moment
+from pgkeep.recovery.moment import AtEnd, AtLsn, AtTime, AtTransaction, Moment, parse_moment
 from pgkeep.recovery.objectives import Facts, Objective, judge_recovery, restore_estimate
 from pgkeep.recovery.plan import Scope
 from pgkeep.recovery.recover import Keeping, Progress, RecoveryPlan, carry_out, describe
@@ -32,11 +33,16 @@ from pgkeep.repository.evidence import Step
 LAST = "last"
 """In the place of a moment: the end of the journal."""
 
+BEFORE = "before "
+"""In front of a transaction's id: all that committed before it did."""
+
 
 @click.command("recover")
 @click.argument("database")
 @click.option("--to", metavar="MOMENT", help="The moment: a time with its zone, an LSN, or a"
               " transaction id.  [default: the newest backup]")  # fmt: skip
+@click.option("--before-transaction", type=click.IntRange(3), metavar="XID", help="All that"
+              " committed before this transaction did.")  # fmt: skip
 @click.option("--to-last-reachable", is_flag=True, help="To the end of the journal, or as far on"
               " the way there as can be reached.")  # fmt: skip
 @click.option("--backup", "backup", metavar="ID", help="Which backup (its id or the beginning of"
@@ -56,6 +62,7 @@ def recover_command(
     context: Context,
     database: str,
     to: str | None,
+    before_transaction: int | None,
     to_last_reachable: bool,
     backup: str | None,
     target: str | None,
@@ -72,6 +79,11 @@ def recover_command(
     fails, the same command goes on from there once what is wrong is put right.
     """
     refuse_together(to is not None, to_last_reachable, "--to and --to-last-reachable")
+    refuse_together(
+        before_transaction is not None,
+        to is not None or to_last_reachable,
+        "--before-transaction and --to or --to-last-reachable",
+    )
     refuse_together(target is not None, in_place, "--target and --in-place")
     refuse_together(forget_old, back_up_old, "--forget-old and --back-up-old")
     if forget_old and not in_place:
@@ -79,6 +91,8 @@ def recover_command(
     progress = None if restart else _unfinished(context, database)
     if to_last_reachable:
         to = LAST
+    elif before_transaction is not None:
+        to = f"{BEFORE}{before_transaction}"
     elif to is None and backup is None and progress is None and not yes and sys.stdin.isatty():
         to = _ask_for_the_moment(context, database)
     moment = _moment(to, progress)
@@ -147,16 +161,24 @@ def _moment(to: str | None, progress: Progress | None) -> Moment | None:
     """As asked; a recovery that goes on keeps its own."""
     if progress is None:
         return _parsed(to) if to else None
-    if to is not None and to != progress.moment:
+    begun = _parsed(progress.moment) if progress.moment else None
+    if to is not None and _parsed(to) != begun:
         raise UsageError(
             f"the recovery that was begun is to {progress.moment or 'a backup'!r}, not to {to!r}",
             hint="Let it go on without --to, or begin anew with --restart.",
         )
-    return _parsed(progress.moment) if progress.moment else None
+    return begun
 
 
 def _parsed(text: str) -> Moment:
-    return AtEnd() if text == LAST else parse_moment(text)
+    if text == LAST:
+        return AtEnd()
+    moment = parse_moment(text.removeprefix(BEFORE))
+    if text.startswith(BEFORE):
+        if not isinstance(moment, AtTransaction):
+            raise UsageError(f"{text!r}: only a transaction has a before")
+        return replace(moment, inclusive=False)
+    return moment
 
 
 def _begin(context: Context, plan: RecoveryPlan, moment: Moment | None) -> Progress:
@@ -167,8 +189,10 @@ def _begin(context: Context, plan: RecoveryPlan, moment: Moment | None) -> Progr
             text = time.isoformat()
         case AtEnd():
             text = LAST
-        case _:
-            text = str(moment).rpartition(" ")[2]
+        case AtTransaction(xid, inclusive):
+            text = str(xid) if inclusive else f"{BEFORE}{xid}"
+        case AtLsn(lsn):
+            text = str(lsn)
     return Progress(
         _note(context, plan.database), context.now(), text, plan.backup, plan.old_name,
         str(plan.target), plan.keeping.value,
