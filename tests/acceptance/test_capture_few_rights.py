@@ -108,7 +108,7 @@ def test_it_is_said_beforehand_how_and_nothing_is_made_but_a_slot(
     assert document["less_exact"]
     assert document["statements"] == []
     assert document["without_identity"] == ['public."No key"']
-    text = workbench.pgkeep("capture", "shop", "--dry-run").err
+    text = workbench.pgkeep("capture", "shop", "--dry-run").out
     assert "this role may not make event triggers" in " ".join(text.split())
     assert made() == (0, 0, 0, None)
     capture(workbench)

@@ -9,6 +9,7 @@ import time
 from datetime import timedelta
 
 import rich_click as click
+from rich.console import Console
 from rich.markup import escape
 
 from pgkeep.backup.backup import back_up
@@ -72,7 +73,7 @@ def capture_command(
     if not setup.is_complete:
         _confirm("Make this in the database?", ask=not yes)
     elif not context.as_json:
-        _show_less_exact(context, setup)  # why it ends with 3
+        _show_less_exact(setup, context.err)  # why it ends with 3
     with context.reporter() as reporter:
         backups = _Backups(context, database, background=not once) if settings.backups else None
         told = _Telling(context, backups)
@@ -130,28 +131,28 @@ def _confirm(question: str, *, ask: bool) -> None:
 
 
 def _show_setup(context: Context, request: CaptureRequest, setup: Setup, *, whole: bool) -> None:
-    """What will be made: `whole`, or the first line of each statement (the functions are long)."""
+    """What will be made: `whole`, which is then the answer that was asked for, or the first line of
+    each statement (the functions are long)."""
     if context.as_json:
         return
-    err = context.err
-    err.print(f"in {escape(str(request.address))}:")
+    to = context.out if whole else context.err
+    to.print(f"in {escape(str(request.address))}:")
     for statement in setup.statements:
         first, _, rest = statement.strip().partition("\n")
         shown = f"{first}\n{rest}" if whole and rest else f"{first} ..." if rest else first
-        err.print(f"  {escape(shown)};", style="dim")
+        to.print(f"  {escape(shown)};", style="dim")
     if setup.slot is None or setup.slot.lost:
-        err.print(f"  a replication slot {escape(request.slot)!r} ({setup.plugin})", style="dim")
+        to.print(f"  a replication slot {escape(request.slot)!r} ({setup.plugin})", style="dim")
     if setup.is_complete:
-        err.print("  everything is there", style="dim")
-    _show_less_exact(context, setup)
+        to.print("  everything is there", style="dim")
+    _show_less_exact(setup, to)
 
 
-def _show_less_exact(context: Context, setup: Setup) -> None:
-    err = context.err
+def _show_less_exact(setup: Setup, to: Console) -> None:
     if setup.is_less_exact:
-        err.print(f"[yellow]![/] {_LESS_EXACT}")
+        to.print(f"[yellow]![/] {_LESS_EXACT}")
     for name, owner in setup.of_others.items():
-        err.print(
+        to.print(
             f"[yellow]![/] table {escape(str(name))} belongs to {escape(owner)}, of which this role"
             " is no member: its inserts are captured, its updates and deletes are only in backups"
             f" (GRANT {escape(owner)} TO the role, or set capture.plugin to test_decoding)"
@@ -159,7 +160,7 @@ def _show_less_exact(context: Context, setup: Setup) -> None:
     for name in setup.without_identity:
         if name in setup.of_others:
             continue
-        err.print(
+        to.print(
             f"[yellow]![/] table {escape(str(name))} has no primary key: its inserts are captured,"
             " its updates and deletes are only in backups"
         )

@@ -18,6 +18,7 @@ from pgkeep.cli.commands.status import look_at
 from pgkeep.cli.context import Context
 from pgkeep.cli.managed import managed_options
 from pgkeep.cli.options import command_options, refuse_together
+from pgkeep.cli.reached import windows_in_words
 from pgkeep.cli.recovering import Recovery
 from pgkeep.cli.target import target_address
 from pgkeep.config import ObjectivesConfig
@@ -144,10 +145,8 @@ def _note(context: Context, database: str) -> Path:
 
 def _ask_for_the_moment(context: Context, database: str) -> str | None:
     known = look_at(context, database, context.repositories(), offline=True)
-    for window in known.reach.windows:
-        context.err.print(
-            f"every second from {words.moment(window.begins)} to {words.moment(window.ends)}"
-        )
+    for line in windows_in_words(known.reach):
+        context.err.print(line)
     answer = click.prompt(
         f"To which moment (as 2026-01-15 12:00:00+00:00, or {LAST}; nothing: the newest backup)",
         default="",
