@@ -11,7 +11,7 @@ import pytest
 
 from conftest import Workbench
 from pgkeep.errors import ConfigurationError
-from pgkeep.platforms.file_services import RestService
+from pgkeep.platforms.file_services import RestService, S3Service
 from receivers import free_port
 from second_factors import Person
 from supabase_server import ProjectServer, Version
@@ -175,7 +175,8 @@ def test_a_storage_that_gives_nothing_holds_nothing_up(
     bench: Workbench, storage: Storage, monkeypatch: pytest.MonkeyPatch, wrong: str
 ) -> None:
     """The database is kept all the same, as are files that have not changed."""
-    monkeypatch.setattr("time.sleep", lambda _: None)
+    for service in (RestService, S3Service):
+        monkeypatch.setitem(service.__init__.__kwdefaults__, "sleep", lambda _: None)
     backed_up(bench)
     for number in range(30):
         storage.put("docs", f"new {number}", b"x" * (number + 1))

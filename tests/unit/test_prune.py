@@ -319,13 +319,13 @@ def test_without_the_last_look_backups_break(monkeypatch: pytest.MonkeyPatch) ->
         publish()
 
     monkeypatch.setattr(copies, "publish_safely", careless)
-    assert any(Play(seed).run() for seed in range(RUNS))
+    assert any(Play(seed).run() for seed in (69, *range(RUNS)))  # one that is known to break
 
 
 def test_without_heeding_the_condemned_backups_break(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copies, "condemned_paths", lambda repository: set())
     monkeypatch.setattr(condemned, "_refuse_doomed", lambda *_: None)
-    assert any(Play(seed).run() for seed in range(RUNS))
+    assert any(Play(seed).run() for seed in (160, *range(RUNS)))
 
 
 def test_sync_makes_no_backup_of_what_is_about_to_be_deleted(
