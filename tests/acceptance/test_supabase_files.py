@@ -176,7 +176,9 @@ def test_a_storage_that_gives_nothing_holds_nothing_up(
 ) -> None:
     """The database is kept all the same, as are files that have not changed."""
     for service in (RestService, S3Service):
-        monkeypatch.setitem(service.__init__.__kwdefaults__, "sleep", lambda _: None)
+        defaults = service.__init__.__kwdefaults__
+        assert defaults is not None
+        monkeypatch.setitem(defaults, "sleep", lambda _: None)
     backed_up(bench)
     for number in range(30):
         storage.put("docs", f"new {number}", b"x" * (number + 1))
