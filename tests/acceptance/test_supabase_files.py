@@ -261,6 +261,13 @@ def test_files_leave_only_with_a_second_factor_where_one_is_enrolled(
     assert not (bench.folder / "out").exists()
     person.run("files", "shop")
     person.run(*arguments, code=person.code())
+    storage.requests.clear()
+    put = ("files", "shop", "--to-project", storage.url, "--key", "env:STORAGE_KEY")
+    assert "[E090] put files into a project of 'shop'" in person.run(*put, expect=1).err
+    assert storage.requests == []
+    bench.monkeypatch.setenv("TARGET_URL", "postgresql://localhost:1/x")
+    resume = ("restore", "shop", "--target", "env:TARGET_URL", "--resume-jobs")
+    assert "[E090] resume jobs of 'shop'" in person.run(*resume, expect=1).err
 
 
 def test_damage_is_found_by_verify_and_by_a_drill(bench: Workbench, storage: Storage) -> None:

@@ -85,6 +85,15 @@ def files_command(
         require_factor(context, wanted, found.repositories)
         return _into_folder(context, contents, sealed, records, to_folder)
     if to_project is not None:
+        wanted = action(
+            "put files into a project",
+            database,
+            backup=found.manifest.backup,
+            files=len(records),
+            matching=tuple(patterns),
+            project=to_project,
+        )
+        require_factor(context, wanted, found.repositories)
         return _into_project(context, contents, sealed, records, (to_project, key, target))
     _list(context, records)
     return ExitCode.DONE

@@ -9,7 +9,7 @@ import rich_click as click
 from rich.markup import escape
 
 from pgkeep.cli import words
-from pgkeep.cli.approving import action, ask_for_factor
+from pgkeep.cli.approving import action, ask_for_factor, require_factor
 from pgkeep.cli.choice import choose_backup_for, chosen_moment, critical_tables
 from pgkeep.cli.context import Context
 from pgkeep.cli.enrolled import look_up
@@ -168,6 +168,10 @@ def restore_command(
         journey=choice.journey,
     )
     if resume_jobs:
+        if not dry_run:
+            backup = request.manifest.backup
+            wanted = action("resume jobs", database, backup=backup, target=request.target)
+            require_factor(context, wanted, choice.found.repositories)
         return _resume_jobs(context, request, dry_run=dry_run)
     if dry_run:
         _show_plan(context, request, plan_only(request))
