@@ -124,23 +124,24 @@ class ForeignKey:
     needs: tuple[Entry, ...]
 
 
-def foreign_keys(archive: Archive) -> Iterator[ForeignKey]:
-    """The foreign keys from one plain table to another, in the archive's order.
+def foreign_keys(archive: Archive, tables: Collection[tuple[str, str]]) -> Iterator[ForeignKey]:
+    """The foreign keys of these tables (schema, name) to plain tables, in the archive's order.
 
     Those of partitioned tables and of partitions are not among them: they concern many tables.
     """
     links = _Links(archive)
     for entry in archive.entries:
-        if entry.kind != "FK CONSTRAINT":
+        owner = _owner(entry, links.by_id) if entry.kind == "FK CONSTRAINT" else None
+        if owner is None or (owner.namespace, owner.tag) not in tables:
             continue
-        tables = {table.dump_id for table in _possible_owners(entry, links.by_id)}
+        concerned = {table.dump_id for table in _possible_owners(entry, links.by_id)}
         late = [
             links.by_id[number]
             for number in sorted(links.closure([entry.dump_id]) - {entry.dump_id})
             if links.by_id[number].section is Section.POST_DATA
         ]
-        if links.are_plain(tables) and all(need.kind in BY_INDEX for need in late):
-            names = {(links.by_id[one].namespace, links.by_id[one].tag) for one in tables}
+        if links.are_plain(concerned) and all(need.kind in BY_INDEX for need in late):
+            names = {(links.by_id[one].namespace, links.by_id[one].tag) for one in concerned}
             yield ForeignKey(entry, frozenset(names), tuple(late))
 
 

@@ -150,9 +150,10 @@ def _foreign_keys(run: Run) -> Iterator[ForeignKey]:
         return
     if run.request.allow_occupied:  # some may be there
         return
+    large = {(t.name.schema, t.name.name) for t in run.plan.tables if t.is_large}
     late = {entry.dump_id for entry in run.plan.after}
     built = {index.dump_id for table in run.plan.tables for index in table.indexes}
-    for key in foreign_keys(run.archive):
+    for key in foreign_keys(run.archive, large):
         needs = tuple(need for need in key.needs if need.dump_id not in built)
         if key.entry.dump_id in late and late.issuperset(need.dump_id for need in needs):
             yield replace(key, needs=needs)

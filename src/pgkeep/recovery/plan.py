@@ -19,8 +19,8 @@ from pgkeep.postgres.archive import Archive, Entry, Section
 from pgkeep.postgres.selection import Selection, attached_to, leave_out_extensions, select_tables
 from pgkeep.recovery.role_needs import in_need_of
 
-# A table with less text than this has its indexes built together with those of others: starting
-# the programs for each would take longer than the building.
+# A table with less text than this has its indexes and foreign keys made together with those of
+# others: starting the programs for each would take longer than the making.
 _LARGE_TABLE_BYTES = 8 << 20
 
 
@@ -78,6 +78,11 @@ class TableRestore:
         """How much work an index is: inverted and search-tree ones take several times as long."""
         is_slow = any(f" USING {kind} " in index.definition for kind in _SLOW_INDEXES)
         return self.source.text_bytes * (_SLOW_INDEX if is_slow else 1)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether its indexes and foreign keys are worth programs of their own."""
+        return self.source.text_bytes >= _LARGE_TABLE_BYTES
 
     @property
     def load_name(self) -> TableName:
@@ -288,9 +293,10 @@ def _table_restores(
     for table in tables:
         key = (table.name.schema, table.name.name)
         is_critical = not critical.isdisjoint({table.name, table.load_name})
-        apart = is_critical or table.text_bytes >= _LARGE_TABLE_BYTES
-        indexes = attached_to(archive, key) if archive is not None and apart else ()
-        found.append(TableRestore(table, table.name, indexes, is_critical))
+        one = TableRestore(table, table.name, is_critical=is_critical)
+        if archive is not None and (is_critical or one.is_large):
+            one = replace(one, indexes=attached_to(archive, key))
+        found.append(one)
     return tuple(sorted(found, key=lambda table: (not table.is_critical, -table.weight)))
 
 
